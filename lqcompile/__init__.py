@@ -1,0 +1,1 @@
+"""Compiler for networks of learned low-bit codes."""

@@ -1,0 +1,1 @@
+"""The checked graph: reading ONNX, the contract, and the fusion plan."""

@@ -1,0 +1,1 @@
+"""The training front-end (PyTorch): quantizers, layers, conversion and export."""

@@ -1,0 +1,1 @@
+"""How the operators run: one file per architecture, with its kernels and design space."""

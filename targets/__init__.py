@@ -1,0 +1,1 @@
+"""What the hardware is: one file per target, each with `TARGET`."""
