@@ -72,12 +72,19 @@ class Value:
     Args:
         name: its name in the ONNX graph.
         shape: of one sample.
-        quantizer: the quantizer whose codes it holds; None for float32.
+        quantizer: the quantizer that made it; None for plain float32.
+        decoded: it holds the quantizer's float32 levels, for operators that compute on floats, and not its codes.
     """
 
     name: str
     shape: Shape
     quantizer: AnyQuantizer | None = None
+    decoded: bool = False
+
+    @property
+    def holds_codes(self) -> bool:
+        """Whether it holds codes; float32 otherwise."""
+        return self.quantizer is not None and not self.decoded
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -87,12 +94,15 @@ class Output:
     Args:
         value: what later regions refer to.
         stages: applied to the stream (`Affine` and `Clamp` only).
-        decoded: the value is wanted as float32 levels (by an operator that computes on floats) and not as codes.
     """
 
     value: Value
     stages: tuple[Stage, ...] = ()
-    decoded: bool = False
+
+    @property
+    def decoded(self) -> bool:
+        """Whether the quantizer's float32 levels are stored and not its codes."""
+        return self.value.decoded
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,8 +148,6 @@ class Contraction:
     geometry: Geometry
     in_shape: Shape
     out_shape: Shape
-
-
 
 
 @dataclass(frozen=True, kw_only=True)
