@@ -1,8 +1,9 @@
 """The codes: levels, thresholds, bit planes and their packing.
 
-Weights of an output channel are ``w[n] = w0 + sum_i v[i] * b_i[n]`` with ``b_i`` in {-1, +1}; activations of a layer are
-``a[k] = a0 + sum_j u[j] * c_j[k]`` with ``c_j`` in {0, 1} (LQ-Nets, Zhang et al., ECCV 2018, section 3.1; the offsets
-``w0`` and ``a0`` are ours). Both are stored as 0/1 bit planes; a weight bit of 1 stands for +1 and a bit of 0 for -1.
+Weights of an output channel are ``w[n] = w0 + sum_i v[i] * b_i[n]`` with ``b_i`` in {-1, +1}; activations of a layer
+are ``a[k] = a0 + sum_j u[j] * c_j[k]`` with ``c_j`` in {0, 1} (LQ-Nets, Zhang et al., ECCV 2018, section 3.1; the
+offsets ``w0`` and ``a0`` are ours). Both are stored as 0/1 bit planes; a weight bit of 1 stands for +1 and a bit of 0
+for -1.
 """
 
 from __future__ import annotations
@@ -65,7 +66,9 @@ def bits_to_codes(planes: npt.NDArray[np.integer]) -> npt.NDArray[np.uint8]:
     return result
 
 
-def activation_levels(basis: npt.ArrayLike, offset: float = 0.0) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.uint8]]:
+def activation_levels(
+    basis: npt.ArrayLike, offset: float = 0.0
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.uint8]]:
     """Levels of an activation basis, ascending, and the code of each.
 
     Ties keep the order of their codes, so the result is deterministic.
@@ -105,6 +108,8 @@ def midpoint_thresholds(levels: npt.ArrayLike) -> npt.NDArray[np.float64]:
 def encode(x: npt.ArrayLike, thresholds: npt.ArrayLike) -> npt.NDArray[np.uint8]:
     """Level index of each value: ``#(x > thresholds)``, strictly.
 
+    A NaN exceeds no threshold and so has level index 0, as in every backend.
+
     Args:
         x: float[...].
         thresholds: float[L - 1], ascending, of the same dtype as `x` (compared without conversion).
@@ -116,7 +121,10 @@ def encode(x: npt.ArrayLike, thresholds: npt.ArrayLike) -> npt.NDArray[np.uint8]
         >>> encode([-1.0, 0.5, 0.6, 9.0], [0.5, 1.5]).tolist()
         [0, 0, 1, 2]
     """
-    result: npt.NDArray[np.uint8] = np.searchsorted(np.asarray(thresholds), np.asarray(x), side="left").astype(np.uint8)
+    values = np.asarray(x)
+    result = np.zeros(values.shape, dtype=np.uint8)
+    for threshold in np.asarray(thresholds):
+        result += values > threshold
     return result
 
 
