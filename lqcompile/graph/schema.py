@@ -79,11 +79,13 @@ def _infer_quantize(context: InferenceContext) -> None:
 
 
 def _infer_conv(context: InferenceContext) -> None:
+    """Computes what sane attributes allow and leaves the rest unknown: naming a bad attribute is the checker's work."""
     result = context.get_input_type(0)
-    if len(result.tensor_type.shape.dim) == 4:
-        weight_shape, strides, pads, dilations = (
-            list(context.get_attribute(label).ints) for label in ("weight_shape", "strides", "pads", "dilations")
-        )
+    weight_shape, strides, pads, dilations = (
+        list(context.get_attribute(label).ints) for label in ("weight_shape", "strides", "pads", "dilations")
+    )
+    lengths = [len(weight_shape), len(strides), len(pads), len(dilations)]
+    if len(result.tensor_type.shape.dim) == 4 and lengths == [4, 2, 4, 2] and min(strides) > 0:
         _, channels, *image = result.tensor_type.shape.dim
         channels.Clear()
         channels.dim_value = weight_shape[0]
@@ -94,15 +96,20 @@ def _infer_conv(context: InferenceContext) -> None:
             dim.Clear()
             if known:
                 dim.dim_value = (padded - span) // strides[axis] + 1
+    else:
+        result.tensor_type.ClearField("shape")
     context.set_output_type(0, result)
 
 
 def _infer_linear(context: InferenceContext) -> None:
     result = context.get_input_type(0)
-    if result.tensor_type.shape.dim:
+    weight_shape = context.get_attribute("weight_shape").ints
+    if result.tensor_type.shape.dim and len(weight_shape) == 2:
         last = result.tensor_type.shape.dim[-1]
         last.Clear()
-        last.dim_value = context.get_attribute("weight_shape").ints[0]
+        last.dim_value = weight_shape[0]
+    else:
+        result.tensor_type.ClearField("shape")
     context.set_output_type(0, result)
 
 

@@ -99,7 +99,7 @@ class LowBitWeights:
     @property
     def bits(self) -> int:
         """Kw, bits per weight."""
-        return self.basis.shape[1]
+        return int(self.basis.shape[1])
 
     def bits_array(self) -> UInt8Array:
         """Unpacked planes: uint8[O, Kw, M] of 0/1."""
@@ -110,13 +110,15 @@ class LowBitWeights:
         signs = 2.0 * self.bits_array() - 1.0
         total = np.einsum("ok,okm->om", self.basis.astype(np.float64), signs)
         weights = self.offset[:, None].astype(np.float64) + self.scale[:, None].astype(np.float64) * total
-        return weights.astype(np.float32).reshape(self.shape)
+        result: Float32Array = weights.astype(np.float32).reshape(self.shape)
+        return result
 
     def integers(self) -> npt.NDArray[np.int8]:
         """The weights without their scale, int8[shape]; meaningful for integer bases only."""
         signs = 2 * self.bits_array().astype(np.int32) - 1
         total = np.einsum("ok,okm->om", self.basis.astype(np.int32), signs)
-        return total.astype(np.int8).reshape(self.shape)
+        result: npt.NDArray[np.int8] = total.astype(np.int8).reshape(self.shape)
+        return result
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

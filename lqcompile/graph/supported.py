@@ -1,0 +1,187 @@
+"""The standard operators that lqcompile compiles, and what of each.
+
+`SUPPORTED` maps an operator to the check of its nodes. The graph has passed ONNX's own checker and shape inference
+before, and dimension 0 of every computed value is the batch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import onnx_ir
+
+from lqcompile.graph.contract import read_geometry
+from lqcompile.graph.dense import check_conv, check_gemm, check_matmul
+from lqcompile.graph.nodes import (
+    check_explicit_pads,
+    check_rank,
+    constant,
+    float_parameter,
+    int_attribute,
+    parameter,
+    sample_shape,
+    unsupported,
+)
+from lqcompile.graph.qdq import check_dequantize, check_quantize
+
+
+def check_standard(node: onnx_ir.Node) -> None:
+    """Check a node of the standard domain.
+
+    Raises:
+        ModelError: a parameter is computed or not finite.
+        UnsupportedError: the operator, or what the node asks of it, is not compiled.
+    """
+    check = SUPPORTED.get(node.op_type)
+    if check is None:
+        known = ", ".join(sorted(SUPPORTED))
+        raise unsupported(node, "an operator that is not supported", f"one of {known}", "replace it")
+    if node.op_type != "Constant":
+        check(node)
+
+
+def _binary(node: onnx_ir.Node) -> None:
+    constants = [index for index, value in enumerate(node.inputs) if constant(value) is not None]
+    result = sample_shape(node.outputs[0])
+    if not constants:
+        if node.op_type != "Add":
+            raise unsupported(node, "two computed inputs", "one of them constant", "only Add joins two branches")
+        if sample_shape(node.inputs[0]) != sample_shape(node.inputs[1]):
+            shapes = " and ".join(str(list(sample_shape(value))) for value in node.inputs)
+            raise unsupported(node, f"samples of {shapes}", "equal shapes", "expand the smaller one before")
+        return
+    if constants == [0, 1] or (node.op_type == "Div" and constants == [0]):
+        found = "two constants" if len(constants) == 2 else "a constant numerator"
+        raise unsupported(node, found, "a computed value first", "simplify the model before the export")
+    values = float_parameter(node, constants[0], "the constant")
+    # A scalar, or [C] in the place of the channels; a rank below that of the result counts from the right.
+    shape = (1,) * (len(result) + 1 - values.ndim) + values.shape
+    per_channel = len(shape) == len(result) + 1 and shape in (
+        (1,) * len(shape),
+        (1, *result[:1], *(1,) * (len(result) - 1)),
+    )
+    if not per_channel or sample_shape(node.inputs[1 - constants[0]]) != result:
+        raise unsupported(
+            node, f"a constant of shape {list(values.shape)}", "a scalar or one per channel", "simplify the model"
+        )
+    if node.op_type == "Div" and not values.all():
+        raise unsupported(node, "a division by 0", "other divisors", "look for a diverged training run")
+
+
+def _clip(node: onnx_ir.Node) -> None:
+    for index, label in ((1, "min"), (2, "max")):
+        if index < len(node.inputs) and node.inputs[index] is not None and parameter(node, index, label).size != 1:
+            raise unsupported(node, f"{label} with several entries", "a scalar", "clip with one bound")
+
+
+def _pool(node: onnx_ir.Node) -> None:
+    check_rank(node, 4)
+    check_explicit_pads(node)
+    _check_single_output(node)
+    if "dilations" in node.attributes and set(node.attributes["dilations"].as_ints()) != {1}:
+        raise unsupported(node, "dilations", "none", "pool without dilation")
+    geometry = read_geometry(node, pool_kernel(node))
+    floor_size = geometry.output_size(*sample_shape(node.inputs[0])[1:])
+    if sample_shape(node.outputs[0])[1:] != floor_size:
+        raise unsupported(node, "ceil_mode=1 with a partial last window", "ceil_mode=0", "export with ceil_mode=False")
+
+
+def pool_kernel(node: onnx_ir.Node) -> tuple[int, int]:
+    """Window (kh, kw) of a pooling node."""
+    kernel = node.attributes["kernel_shape"].as_ints()
+    return kernel[0], kernel[1]
+
+
+def _check_single_output(node: onnx_ir.Node) -> None:
+    for extra in node.outputs[1:]:
+        if extra.uses() or extra.is_graph_output():
+            raise unsupported(node, f"its output '{extra.name}' in use", "only the first output", "drop what reads it")
+
+
+def _global_pool(node: onnx_ir.Node) -> None:
+    check_rank(node, 4)
+
+
+def _batch_normalization(node: onnx_ir.Node) -> None:
+    if int_attribute(node, "training_mode", 0):
+        raise unsupported(node, "training_mode=1", "0", "call model.eval() before the export")
+    _check_single_output(node)
+    for index, label in enumerate(("scale", "B", "input_mean", "input_var"), start=1):
+        float_parameter(node, index, label)
+
+
+def _dropout(node: onnx_ir.Node) -> None:
+    if len(node.inputs) > 2 and node.inputs[2] is not None and parameter(node, 2, "training_mode").any():
+        raise unsupported(node, "training_mode=1", "0", "call model.eval() before the export")
+    _check_single_output(node)
+
+
+def _reshape(node: onnx_ir.Node) -> None:
+    """Flatten, Reshape, Squeeze, Unsqueeze: of samples, to a vector or by adding and removing axes of size 1."""
+    before, after = sample_shape(node.inputs[0]), sample_shape(node.outputs[0])
+    vector = len(after) == 1 and math.prod(before) == after[0]
+    squeezed = tuple(n for n in before if n != 1) == tuple(n for n in after if n != 1) and before[:1] == after[:1]
+    batch = [
+        None if value is None or value.shape is None else value.shape[0]
+        for value in (*node.inputs[:1], node.outputs[0])
+    ]
+    same_batch = batch[0] == batch[1] or not all(isinstance(size, int) for size in batch)
+    if not (vector or squeezed) or not same_batch:
+        raise unsupported(
+            node,
+            f"samples of {list(before)} turned into {list(after)}",
+            "a vector per sample, or axes of size 1 added or removed after the channels",
+            "flatten from axis 1 on",
+        )
+
+
+def _spatial_mean(node: onnx_ir.Node) -> None:
+    check_rank(node, 4)
+    if len(node.inputs) > 1 and node.inputs[1] is not None:
+        axes = [int(axis) for axis in parameter(node, 1, "axes").reshape(-1)]
+    else:
+        axes = list(node.attributes["axes"].as_ints()) if "axes" in node.attributes else [0, 1, 2, 3]
+    if sorted(axis % 4 for axis in axes) != [2, 3]:
+        raise unsupported(node, f"axes {axes}", "the two of the image, [2, 3]", "use a global average pool")
+
+
+def _axis_one(node: onnx_ir.Node) -> None:
+    rank = len(sample_shape(node.inputs[0])) + 1
+    axis = int_attribute(node, "axis", -1)
+    if axis % rank != 1:
+        raise unsupported(node, f"axis={axis} of rank {rank}", "the channels, axis 1", "move the channels there")
+
+
+def _elementwise(node: onnx_ir.Node) -> None:
+    """Relu and Identity have nothing to check."""
+
+
+SUPPORTED: dict[str, Callable[[onnx_ir.Node], None]] = {
+    "Add": _binary,
+    "AveragePool": _pool,
+    "BatchNormalization": _batch_normalization,
+    "Clip": _clip,
+    "Concat": _axis_one,
+    "Constant": _elementwise,
+    "Conv": check_conv,
+    "DequantizeLinear": check_dequantize,
+    "Div": _binary,
+    "Dropout": _dropout,
+    "Flatten": _reshape,
+    "Gemm": check_gemm,
+    "GlobalAveragePool": _global_pool,
+    "Identity": _elementwise,
+    "MatMul": check_matmul,
+    "MaxPool": _pool,
+    "Mul": _binary,
+    "QuantizeLinear": check_quantize,
+    "ReduceMean": _spatial_mean,
+    "Relu": _elementwise,
+    "Reshape": _reshape,
+    "Softmax": _axis_one,
+    "Squeeze": _reshape,
+    "Sub": _binary,
+    "Unsqueeze": _reshape,
+}
+"""Operators of the standard domain, each with the check of its nodes."""
