@@ -1,0 +1,93 @@
+"""The command line: ``lqcompile COMMAND``.
+
+Exit code 0 only when the thing asked for was done; 1 for an error, 2 for wrong usage, 130 for Ctrl-C. Results go to
+standard output, everything else to standard error. Each command imports what it needs when it runs.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+
+from lqcompile.cli import benchmark, building, demonstration, inspection, running, targeting, verification
+from lqcompile.errors import LQCompileError
+
+DEBUG = "--debug"
+
+app = typer.Typer(
+    name="lqcompile",
+    help="Compile networks of learned low-bit codes (LQ-Nets), run them, and prove that nothing changed.",
+    epilog="Start with: lqcompile demo",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("build", epilog=building.EXAMPLE)(building.build)
+app.command("run", epilog=running.EXAMPLE)(running.run)
+app.command("verify", epilog=verification.EXAMPLE)(verification.verify)
+app.command("inspect", epilog=inspection.EXAMPLE)(inspection.inspect)
+app.command("bench", epilog=benchmark.EXAMPLE)(benchmark.bench)
+app.command("targets", epilog=targeting.EXAMPLE)(targeting.targets)
+app.command("demo", epilog=demonstration.EXAMPLE)(demonstration.demo)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and give its exit code.
+
+    Args:
+        argv: arguments without the program's name, by default those of the process.
+    """
+    if argv is None:
+        signal.signal(signal.SIGTERM, _terminate)
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = DEBUG in arguments
+    try:
+        outcome = app([item for item in arguments if item != DEBUG], prog_name="lqcompile", standalone_mode=False)
+    except LQCompileError as error:
+        return _report(str(error), error.exit_code, debug=debug)
+    except typer.TyperException as error:
+        return _report(f"{error.format_message()} (see 'lqcompile --help')", error.exit_code, debug=debug)
+    except KeyboardInterrupt:
+        outcome = 130
+    code = outcome if isinstance(outcome, int) else 0
+    if code == 130:
+        sys.stderr.write("lqcompile: interrupted\n")
+    return code
+
+
+@app.callback()
+def _root(
+    *,
+    show_version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=lambda value: _show_version(value))
+    ] = False,
+    debug: Annotated[bool, typer.Option(DEBUG, help="Show the traceback of an error; may stand anywhere.")] = False,
+) -> None:
+    """Declare the options of the program itself, for its help; `main` handles ``--debug``."""
+
+
+def _show_version(value: bool) -> None:
+    if value:
+        sys.stdout.write(f"lqcompile {version('lqcompile')}\n")
+        raise typer.Exit
+
+
+def _report(message: str, code: int, *, debug: bool) -> int:
+    """One line on standard error, after the traceback where it was asked for."""
+    if debug:
+        traceback.print_exc()
+    sys.stderr.write(f"lqcompile: error: {' '.join(message.split())}\n")
+    return code
+
+
+def _terminate(number: int, _frame: object) -> None:
+    """Leave by an exception, so that temporary files are removed."""
+    raise SystemExit(128 + number)

@@ -1,0 +1,72 @@
+"""``lqcompile build``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from lqcompile.cli.console import JsonOption, in_kilobytes, print_json, print_table, print_text, progress_bar
+
+EXAMPLE = "Example: lqcompile build model.onnx --target x86 -o model.tar"
+
+TargetOption = Annotated[
+    str, typer.Option("--target", "-t", help="Machine to compile for; 'lqcompile targets' lists them.")
+]
+DEFAULT_TARGET = "x86"
+
+
+def build(
+    model: Annotated[Path, typer.Argument(help="ONNX file.", show_default=False)],
+    *,
+    target: TargetOption = DEFAULT_TARGET,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Artifact to write (default: MODEL with .tar).")
+    ] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Fail where a low-bit layer falls back to float.")] = False,
+    dump_ir: Annotated[
+        Path | None, typer.Option("--dump-ir", metavar="DIR", help="Write the program after each phase.")
+    ] = None,
+    json_output: JsonOption = False,
+) -> None:
+    """Compile an ONNX model into one artifact file."""
+    from lqcompile.build import build as build_model
+
+    path = output or model.with_suffix(".tar")
+    with progress_bar(f"Building {model.name}") as move:
+        report = build_model(model, target=target, output=path, strict=strict, dump_ir=dump_ir, progress=move).to_json()
+    if json_output:
+        print_json(report)
+    else:
+        show_build(report)
+
+
+def show_build(report: dict[str, Any]) -> None:
+    """Print a build report: which kernel each layer got and why, and the sizes."""
+    rows = [
+        (
+            layer["name"],
+            layer["op"],
+            bits(layer["weight_bits"]),
+            bits(layer["act_bits"]),
+            layer["kernel"],
+            layer["reason"],
+        )
+        for layer in report["layers"]
+    ]
+    print_table(
+        f"{report['artifact']} for {report['target']}",
+        ("layer", "operator", "weight bits", "activation bits", "kernel", "why"),
+        rows,
+    )
+    size = report["bytes"]
+    print_text(
+        f"Built in {report['seconds']:.1f} s: model {in_kilobytes(size['onnx'])}, packed weights "
+        f"{in_kilobytes(size['packed_weights'])}, artifact {in_kilobytes(size['artifact'])}"
+    )
+
+
+def bits(number: int) -> str:
+    """Bits of a code for people; 32 is float."""
+    return "float" if number == 32 else str(number)

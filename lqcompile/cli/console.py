@@ -1,0 +1,95 @@
+"""What the commands print: tables and JSON on standard output, progress on standard error."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+ProgressCallback = Callable[[str, float], None]
+"""Called with what is being done and the part of it that is done, 0 to 1."""
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+
+
+def print_json(value: object) -> None:
+    """Print JSON; numbers that JSON lacks (NaN, infinity) become null."""
+    sys.stdout.write(json.dumps(_finite(value), indent=2, allow_nan=False) + "\n")
+
+
+def print_text(text: str) -> None:
+    """Print a line as it is, without markup."""
+    Console().print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print a table; a column whose cells are all numbers, dashes or figures with a unit is set to the right."""
+    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False)
+    for index, name in enumerate(columns):
+        right = index > 0 and all(str(row[index])[:1] in "0123456789-" for row in rows)
+        table.add_column(name, justify="right" if right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(_escape(str(cell)) for cell in row))
+    Console().print(table)
+
+
+@contextmanager
+def progress_bar(what: str) -> Iterator[ProgressCallback]:
+    """Show a bar on standard error while the block runs, where that is a terminal.
+
+    Args:
+        what: first words on the bar.
+
+    Yields:
+        a callback that moves it.
+    """
+    console = Console(stderr=True)
+    bar = Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TimeElapsedColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+    with bar:
+        task = bar.add_task(what, total=1.0)
+
+        def move(doing: str, done: float) -> None:
+            bar.update(task, description=f"{what}: {doing}", completed=done)
+
+        yield move
+
+
+def in_kilobytes(size: float) -> str:
+    """A size for people, in units of 1000 bytes: ``41.5 kB``."""
+    return f"{size / 1e6:.2f} MB" if size >= 1e6 else f"{size / 1e3:.1f} kB"
+
+
+def in_percent(part: float) -> str:
+    """A part of 1 for people: ``91.4 %``."""
+    return f"{100 * part:.1f} %"
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _escape(text: str) -> str:
+    return text.replace("[", "\\[")
