@@ -1,7 +1,7 @@
 """Integer bases: a float basis snapped to small integers times one scale.
 
-With ``basis = scale * integers`` a layer is a single integer sum, which every kernel computes alike (docs/onnx-contract.md,
-"Integer bases"). The fit tries every total up to the limit and keeps the one with the smallest squared error.
+With ``basis = scale * integers`` a layer is a single integer sum, which every kernel computes alike ("Integer bases" in
+docs/onnx-contract.md). The fit tries every total up to the limit and keeps the one with the smallest squared error.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ def round_to_significant_bits(values: npt.ArrayLike, bits: int = SCALE_BITS) -> 
 def snap_basis(basis: npt.ArrayLike, limit: int, *, nonnegative: bool = False) -> IntegerBasis:
     """Snap each row of a basis to integers times one scale.
 
-    For every total from 1 to `limit` the row is scaled to that total and rounded; the scale is then the least-squares one,
-    rounded to 16 significant bits. The candidate of smallest squared error wins, the smaller total on a tie.
+    For every total from 1 to `limit` the row is scaled to that total and rounded; the scale is then the least-squares
+    one, rounded to 16 significant bits. The candidate of smallest squared error wins, the smaller total on a tie.
 
     Args:
         basis: float[C, K], finite.

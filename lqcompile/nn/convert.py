@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 from typing import Literal, TypeVar
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from lqcompile.encoding import MAX_ACTIVATION_TOTAL, MAX_WEIGHT_TOTAL
 from lqcompile.errors import QuantizationError
@@ -44,8 +43,8 @@ def quantize(
         `model`.
 
     Raises:
-        QuantizationError: bits out of range, a name in `skip` that matches no layer, nothing to quantize, an option that
-            does not exist, or padding that is not with zeros.
+        QuantizationError: bits out of range, a name in `skip` that matches no layer, nothing to quantize, an option
+            that does not exist, or padding that is not with zeros.
     """
     _check_option("basis", basis, ("float", "int8"))
     _check_option("edge_bits", edge_bits, (None, 8))
@@ -88,7 +87,10 @@ def snap(model: ModelT, weight_limit: int = MAX_WEIGHT_TOTAL, act_limit: int = M
         QuantizationError: a limit out of range, or nothing quantized in `model`.
         EncodingError: a basis is not finite, or a limit is below the number of bits.
     """
-    for name, limit, most in (("weight_limit", weight_limit, MAX_WEIGHT_TOTAL), ("act_limit", act_limit, MAX_ACTIVATION_TOTAL)):
+    for name, limit, most in (
+        ("weight_limit", weight_limit, MAX_WEIGHT_TOTAL),
+        ("act_limit", act_limit, MAX_ACTIVATION_TOTAL),
+    ):
         if not 1 <= limit <= most:
             raise QuantizationError(f"{name}: found {limit}, expected 1 to {most}")
     found = list(quantizers(model))

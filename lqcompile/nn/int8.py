@@ -81,7 +81,7 @@ class Int8Activation(nn.Module):
         """float[any] -> float[any] on the grid."""
         if self.training and not self.frozen:
             self.observe(x)
-        result: Tensor = _FakeQuantize.apply(x, *self.grid(), 0, 255)
+        result: Tensor = _FakeQuantize.apply(x, *self.grid(), 0, 255)  # type: ignore[no-untyped-call]
         return result
 
     def get_extra_state(self) -> Tensor:
@@ -117,7 +117,8 @@ class Int8Conv2d(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - named as in torch
         """float[N, C, H, W] -> float[N, O, H', W']."""
-        return self._conv_forward(self.act_quantizer(input), fake_quantize_weight(self.weight), self.bias)
+        result: Tensor = self._conv_forward(self.act_quantizer(input), fake_quantize_weight(self.weight), self.bias)
+        return result
 
 
 class Int8Linear(nn.Linear):
@@ -151,5 +152,6 @@ def weight_scale(weight: Tensor) -> Tensor:
 def fake_quantize_weight(weight: Tensor) -> Tensor:
     """int8 grid of every output channel, as floats; the gradient is straight-through."""
     scale = weight_scale(weight).view(-1, *([1] * (weight.ndim - 1)))
-    result: Tensor = _FakeQuantize.apply(weight, scale, torch.zeros((), device=weight.device), -127, 127)
+    zero_point = torch.zeros((), device=weight.device)
+    result: Tensor = _FakeQuantize.apply(weight, scale, zero_point, -127, 127)  # type: ignore[no-untyped-call]
     return result

@@ -59,7 +59,8 @@ class LQConv2d(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - named as in torch
         """float[N, C, H, W] -> float[N, O, H', W']."""
-        return self._conv_forward(self.act_quantizer(input), self.weight_quantizer(self.weight), self.bias)
+        result: Tensor = self._conv_forward(self.act_quantizer(input), self.weight_quantizer(self.weight), self.bias)
+        return result
 
 
 class LQLinear(nn.Linear):
@@ -105,7 +106,8 @@ def linear_arguments(module: nn.Linear) -> dict[str, Any]:
 def adopt(layer: LayerT, module: nn.Conv2d | nn.Linear) -> LayerT:
     """Give `layer` the parameters, mode and device of `module`; the parameters are shared."""
     layer.weight, layer.bias = module.weight, module.bias
-    return layer.train(module.training).to(module.weight.device)
+    layer.train(module.training).to(module.weight.device)
+    return layer
 
 
 def require_zero_padding(module: nn.Conv2d, subject: str) -> None:
@@ -116,8 +118,8 @@ def require_zero_padding(module: nn.Conv2d, subject: str) -> None:
     """
     if module.padding_mode != "zeros":
         raise QuantizationError(
-            f"{subject}: padding_mode={module.padding_mode!r}, expected 'zeros'; pad with nn.ReflectionPad2d or its like "
-            "before the layer, or name the layer in skip"
+            f"{subject}: padding_mode={module.padding_mode!r}, expected 'zeros'; "
+            "pad with nn.ReflectionPad2d or its like before the layer, or name the layer in skip"
         )
 
 

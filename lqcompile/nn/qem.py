@@ -19,7 +19,8 @@ WEIGHT_RIDGE = 1e-4
 """Regulariser of the weight normal equations in the authors' code."""
 
 ACTIVATION_RIDGE = 1e-7
-"""Regulariser of the activation normal equations, relative to their trace; the authors have none and can meet a singular one."""
+"""Regulariser of the activation normal equations, relative to their trace; the authors have none, so that a bit that
+never occurs makes theirs singular."""
 
 
 class Levels(NamedTuple):
@@ -36,9 +37,9 @@ class Levels(NamedTuple):
 class Statistics(NamedTuple):
     """What least squares needs to know of the values of a row."""
 
-    count: Tensor
+    counts: Tensor
     """float64[C, L]: number of values per level"""
-    total: Tensor
+    totals: Tensor
     """float64[C, L]: their sum"""
 
 
@@ -129,9 +130,9 @@ def solve_basis(statistics: Statistics, levels: Levels, basis: Tensor, symmetric
         float64[C, K].
     """
     bits = bit_table(basis.shape[1], symmetric, basis.device)[levels.codes]
-    weighted = bits.transpose(1, 2) * statistics.count[:, None, :]
+    weighted = bits.transpose(1, 2) * statistics.counts[:, None, :]
     normal = weighted @ bits
-    right = (bits.transpose(1, 2) @ statistics.total[:, :, None]).squeeze(2)
+    right = (bits.transpose(1, 2) @ statistics.totals[:, :, None]).squeeze(2)
     if symmetric:
         ridge = torch.full_like(right, WEIGHT_RIDGE)
     else:

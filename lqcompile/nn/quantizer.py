@@ -77,7 +77,8 @@ class LevelQuantizer(nn.Module):
         super().__init__()
         if not 1 <= basis.shape[1] <= MAX_BITS:
             raise QuantizationError(
-                f"quantizer: found {basis.shape[1]} bits, expected 1 to {MAX_BITS}; use act_bits=None for float activations"
+                f"quantizer: found {basis.shape[1]} bits, expected 1 to {MAX_BITS}; "
+                "act_bits=None leaves activations in float"
             )
         self.symmetric = symmetric
         self.integer = False
@@ -108,7 +109,7 @@ class LevelQuantizer(nn.Module):
             quantized, statistics = quantize_with_statistics_functional(rows, levels)
         else:
             quantized, statistics = quantize_with_statistics(rows, levels)
-        self.learn(self._reduce(statistics), levels)
+        self.learn(self.reduce(statistics), levels)
         return quantized
 
     def learn(self, statistics: Statistics, levels: Levels) -> None:
@@ -143,6 +144,17 @@ class LevelQuantizer(nn.Module):
         self.scale.copy_(torch.from_numpy(snapped.scale))
         self.integer = True
 
+    def reduce(self, statistics: Statistics) -> Statistics:
+        """Sum over the ranks of the default process group, so that every rank solves the same system.
+
+        Weights are equal on all ranks already and are left as they are.
+        """
+        if self.symmetric or not (dist.is_available() and dist.is_initialized()):
+            return statistics
+        both = torch.cat(statistics)
+        dist.all_reduce(both)
+        return Statistics(*both.chunk(2))
+
     def get_extra_state(self) -> Tensor:
         """Part of `state_dict`: whether the basis is snapped."""
         return torch.tensor(self.integer)
@@ -154,14 +166,6 @@ class LevelQuantizer(nn.Module):
     def extra_repr(self) -> str:
         """Shown by ``print(model)``."""
         return f"bits={self.bits}" + (", integer" if self.integer else "")
-
-    def _reduce(self, statistics: Statistics) -> Statistics:
-        """Sum over ranks, so that every rank solves the same system; weights are equal on all ranks already."""
-        if self.symmetric or not (dist.is_available() and dist.is_initialized()):
-            return statistics
-        both = torch.cat(statistics)
-        dist.all_reduce(both)
-        return Statistics(*both.chunk(2))
 
 
 class LQActivation(LevelQuantizer):
@@ -192,7 +196,7 @@ class LQActivation(LevelQuantizer):
                 quantized = self.quantize_rows(flat).view(n, h, w, c).permute(0, 3, 1, 2)
             else:
                 quantized = self.quantize_rows(values.reshape(1, -1)).view(values.shape)
-        result: Tensor = _StraightThrough.apply(x, quantized.to(x.dtype), top)
+        result: Tensor = _StraightThrough.apply(x, quantized.to(x.dtype), top)  # type: ignore[no-untyped-call]
         return result
 
 
@@ -215,7 +219,8 @@ class LQWeight(LevelQuantizer):
         """Quantize float[O, ...] per output channel."""
         with torch.no_grad():
             quantized = self.quantize_rows(weight.detach().float().flatten(1)).view(weight.shape)
-        result: Tensor = _StraightThrough.apply(weight, quantized.to(weight.dtype), None)
+        quantized = quantized.to(weight.dtype)
+        result: Tensor = _StraightThrough.apply(weight, quantized, None)  # type: ignore[no-untyped-call]
         return result
 
 
