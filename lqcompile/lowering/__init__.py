@@ -1,0 +1,1 @@
+"""From a fusion plan to an IRModule: formats, parameters, kernel choice, Relax, and the planned driver."""

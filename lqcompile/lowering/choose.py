@@ -1,0 +1,61 @@
+"""Which kernel family each contraction gets, and why.
+
+The cost table holds what each family sustains per core and cycle on each instruction set, measured with
+``benchmarks/families.py`` on 3x3 convolutions of 64 to 256 channels; only ratios within a row matter.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lqcompile.graph.plan import AnyQuantizer, Contraction, is_integer
+from lqcompile.graph.specs import LowBitWeights, Quantizer
+
+RATES = {
+    "x86-avx2": {"popcount": 26.0, "dot8": 13.0},
+    "x86-avx512": {"popcount": 62.0, "dot8": 26.0},
+    "x86-avx512-vnni": {"popcount": 80.0, "dot8": 64.0},
+    "x86-avx512-vpopcntdq": {"popcount": 270.0, "dot8": 90.0},
+}
+"""Multiply-accumulates per cycle: of one plane pair (popcount), of one 8-bit product (dot8)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """A kernel family and the reason for it, in words for people."""
+
+    family: str
+    reason: str
+
+
+def choose(contraction: Contraction, quantizer: AnyQuantizer | None, target: str) -> Choice:
+    """The family for a contraction whose input holds codes of `quantizer` (None: float32).
+
+    `quantizer` is that of the codes the contraction reads; decoded levels count as float32.
+    """
+    weights = contraction.weights
+    low_bit = isinstance(weights, LowBitWeights) and isinstance(quantizer, Quantizer)
+    integer = is_integer(contraction, quantizer)
+    if not low_bit and not integer:
+        return Choice(family="float", reason=_float_reason(contraction, quantizer))
+    if not low_bit:
+        return Choice(family="dot8", reason="8-bit weights on 8-bit codes")
+    rates = RATES[target]
+    assert_bits = (weights.bits, quantizer.bits if quantizer else 0)
+    pairs = assert_bits[0] * assert_bits[1]
+    popcount = rates["popcount"] / pairs
+    if not integer:
+        return Choice(family="popcount", reason=f"bases are not integers, {pairs} plane pairs")
+    dot8 = rates["dot8"]
+    best, other = ("popcount", "dot8") if popcount > dot8 else ("dot8", "popcount")
+    ratio = max(popcount, dot8) / min(popcount, dot8)
+    return Choice(family=best, reason=f"cost table: {ratio:.1f} x {other} at {pairs} plane pairs")
+
+
+def _float_reason(contraction: Contraction, quantizer: AnyQuantizer | None) -> str:
+    bits = contraction.weights.bits
+    if bits == 32:
+        return "weights are float32"
+    if quantizer is None:
+        return f"weight-only: {bits}-bit weights on float32 input"
+    return f"{bits}-bit weights on codes of another kind"

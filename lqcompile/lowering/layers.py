@@ -1,0 +1,341 @@
+"""Lowering of contractions: family, formats, constants and the kernel itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lqcompile.errors import UnsupportedError
+from lqcompile.graph.plan import (
+    AddValue,
+    Affine,
+    AnyQuantizer,
+    Contraction,
+    MaxPool,
+    Output,
+    Region,
+    Stage,
+    is_exact,
+    is_integer,
+)
+from lqcompile.graph.specs import Int8Weights, LowBitWeights, Quantizer, UniformQuantizer
+from lqcompile.lowering import parameters as pack
+from lqcompile.lowering.outputs import affine_parameters, make_steps, make_store, zero_code
+from lqcompile.lowering.program import Step, SumsKernel, Tensor
+from lqcompile.schedules.contraction import (
+    ConvShape,
+    SumRule,
+    Tile,
+    basis_dtype,
+    contraction,
+    output_shapes,
+    workspace_size,
+)
+from lqcompile.schedules.epilogue import Epilogue, Store
+from lqcompile.schedules.formats import Format, round_up
+from lqcompile.target import Target
+
+LARGEST_SUM = (1 << 31) - 1
+"""Integer sums live in int32."""
+
+LARGEST_FUSED_WINDOW = 4
+"""Positions of a max-pooling window that is fused: each is a set of accumulators."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Layer:
+    """A contraction to lower.
+
+    Args:
+        region: it comes from.
+        operation: the contraction.
+        family: kernel family.
+        quantizer: of the codes it reads, None for float32.
+        source: tensor it reads.
+        stages: up to the stream, without pooling that is not fused.
+        stores: (output, tensor) to write.
+        residuals: tensors of `AddValue` stages, in order.
+    """
+
+    region: Region
+    operation: Contraction
+    family: str
+    quantizer: AnyQuantizer | None
+    source: Tensor
+    stages: tuple[Stage, ...]
+    stores: tuple[tuple[Output, Tensor], ...]
+    residuals: tuple[Tensor, ...]
+
+
+def fused_pool(stages: Sequence[Stage]) -> MaxPool | None:
+    """The max-pooling of a chain if it can run inside the kernel: windows that do not overlap, no padding, first add later."""
+    for index, stage in enumerate(stages):
+        if isinstance(stage, AddValue):
+            return None
+        if isinstance(stage, MaxPool):
+            small = stage.kernel[0] * stage.kernel[1] <= LARGEST_FUSED_WINDOW
+            alone = not any(isinstance(other, MaxPool) for other in stages[index + 1 :])
+            return stage if small and alone and stage.kernel == stage.strides and not any(stage.pads) else None
+    return None
+
+
+def lower_layer(layer: Layer, target: Target, schedule: Any, name: str) -> tuple[Step, SumsKernel | None]:
+    """The kernel of a contraction, and for exact ones the kernel that stores its integers.
+
+    Raises:
+        UnsupportedError: an integer sum could exceed int32.
+    """
+    return _Lowering(layer, target, schedule, name).lower()
+
+
+class _Lowering:
+    def __init__(self, layer: Layer, target: Target, schedule: Any, name: str) -> None:
+        self.layer = layer
+        self.name = name
+        self.isa = schedule.machine(target)
+        self.schedule = schedule
+        self.family = schedule.family(self.isa, layer.family)
+        operation = layer.operation
+        self.outputs = operation.out_shape[0]
+        pool_at = next((i for i, stage in enumerate(layer.stages) if isinstance(stage, MaxPool)), None)
+        before = layer.stages[:pool_at] if pool_at is not None else ()
+        pool = layer.stages[pool_at] if pool_at is not None else None
+        self.pool = pool.kernel if isinstance(pool, MaxPool) else (1, 1)
+        signs = pack.scale_signs(before)
+        self.flips = signs if signs is not None else np.zeros(self.outputs, np.bool_)
+        self.stages = tuple(stage for stage in layer.stages if not isinstance(stage, MaxPool))
+        if signs is not None:
+            first = next(i for i, stage in enumerate(self.stages) if isinstance(stage, Affine))
+            stage = self.stages[first]
+            if isinstance(stage, Affine):
+                flipped = replace(stage, scale=np.where(self.flips, -stage.scale, stage.scale))
+                self.stages = (*self.stages[:first], flipped, *self.stages[first + 1 :])
+        bits = any(tensor.form is not None and tensor.form.kind == "bits" for _, tensor in layer.stores)
+        self.blocks = round_up(self.outputs, 32 if bits else 16) // self.isa.lanes
+        self.channels = self.blocks * self.isa.lanes
+
+    def lower(self) -> tuple[Step, SumsKernel | None]:
+        layer, operation = self.layer, self.layer.operation
+        exact = is_exact(operation, layer.quantizer) and layer.family != "float"
+        self._check_range(exact)
+        rule, words, basis = self._weights()
+        mode = self._mode(exact)
+        epilogue, arrays = self._epilogue(mode)
+        shape = self._shape(words)
+        tile = self.schedule.tile(self.isa, shape, rule, self.pool)
+        function = contraction(self.isa, self.family, shape, tile, rule, epilogue)
+        constants = [pack.tile_weights(words, self.blocks, tile.blocks, self.isa.lanes)]
+        dtype = basis_dtype(rule, epilogue)
+        if dtype:
+            constants.append(self._basis(basis, rule, dtype))
+        workspaces = self._workspace(shape, rule, f"{self.name}.counts")
+        inputs = (layer.source.key, *(tensor.key for tensor in layer.residuals))
+        step = Step(
+            name=self.name,
+            region=layer.region.name,
+            function=function,
+            inputs=inputs,
+            constants=(*constants, *arrays),
+            outputs=(*workspaces, *(tensor for _, tensor in layer.stores)),
+        )
+        if not exact:
+            return step, None
+        return step, self._sums_kernel(shape, tile, rule, constants[0])
+
+    def _check_range(self, exact: bool) -> None:
+        if not exact or self.layer.quantizer is None:
+            return
+        bound = int(pack.sum_bound(self.layer.operation, self.layer.quantizer).max())
+        if bound > LARGEST_SUM:
+            raise UnsupportedError(
+                f"node {self.layer.region.name!r}: integer sums reach {bound}, expected at most {LARGEST_SUM}; "
+                "snap the bases to smaller integers or split the layer"
+            )
+
+    def _weights(self) -> tuple[SumRule, npt.NDArray[Any], npt.NDArray[Any]]:
+        """How sums combine, packed words [O, P, kh, kw, W, vectors], and the weight basis [O, basis planes]."""
+        layer, operation = self.layer, self.layer.operation
+        weights, quantizer = operation.weights, layer.quantizer
+        channels = operation.in_shape[0]
+        sign = np.where(self.flips, -1, 1).reshape(-1, 1, 1, 1)
+        if layer.family == "float":
+            values = weights.dequantize().reshape(pack.kernel_shape(operation)) * sign.astype(np.float32)
+            words = pack.pack_float_words(pack.dense(values, operation.geometry, channels).astype(np.float32))
+            return SumRule(), words, np.empty(0)
+        if layer.family == "dot8":
+            integers = weights.values if isinstance(weights, Int8Weights) else None
+            if isinstance(weights, LowBitWeights):
+                integers = weights.integers()
+            if integers is None:
+                raise TypeError("dot8 needs integer weights")
+            values = integers.reshape(pack.kernel_shape(operation)).astype(np.int16) * sign.astype(np.int16)
+            flipped = pack.dense(np.clip(values, -128, 127).astype(np.int8), operation.geometry, channels)
+            return SumRule(act_integers=(1,)), pack.pack_byte_words(flipped, self.family.vectors), np.empty(0)
+        if not isinstance(quantizer, Quantizer):
+            raise TypeError("popcount needs low-bit codes")
+        planes = pack.weight_planes(operation, self.flips)
+        integer = is_integer(operation, quantizer) and planes.integers is not None
+        ones = float(quantizer.offset) != 0.0
+        basis = [float(quantizer.scale) * float(value) for value in quantizer.basis]
+        rule = SumRule(
+            act_planes=quantizer.bits + ones,
+            bipolar=True,
+            mask_plane=planes.mask_plane,
+            act_integers=tuple(int(value) for value in quantizer.basis) if integer else (),
+            act_basis=() if integer else (*basis, *([float(quantizer.offset)] if ones else [])),
+            weight_basis=planes.basis.shape[1],
+        )
+        return rule, pack.pack_bit_words(planes.bits), planes.integers if integer else planes.basis
+
+    def _basis(self, basis: npt.NDArray[Any], rule: SumRule, dtype: str) -> npt.NDArray[Any]:
+        planes = max(rule.weight_basis, basis.shape[1])
+        planes += rule.mask_plane >= 0
+        rows = np.zeros((planes, self.channels), dtype)
+        rows[: basis.shape[1], : self.outputs] = basis.T
+        return rows.ravel()
+
+    def _mode(self, exact: bool) -> str:
+        if not exact:
+            return "float32"
+        quantizer = self.layer.quantizer
+        single = is_integer(self.layer.operation, quantizer)
+        added = any(isinstance(stage, AddValue) for stage in self.stages)
+        quantized = all(
+            isinstance(output.value.quantizer, Quantizer) and output.value.holds_codes for output, _ in self.layer.stores
+        )
+        return "integer" if single and quantized and not added else "float64"
+
+    def _scales(self) -> npt.NDArray[np.float64]:
+        """``s_w * s_a`` of an integer contraction: float64[O]."""
+        weights, quantizer = self.layer.operation.weights, self.layer.quantizer
+        if not isinstance(weights, Int8Weights | LowBitWeights) or quantizer is None:
+            raise TypeError("scales belong to integer contractions")
+        return weights.scale.astype(np.float64) * np.float64(np.float32(quantizer.scale))
+
+    def _corrections(self) -> npt.NDArray[np.int64]:
+        """What the stored zero point adds to the integer sum: int64[O], with flipped channels negated."""
+        weights, quantizer = self.layer.operation.weights, self.layer.quantizer
+        if not isinstance(weights, Int8Weights) or not isinstance(quantizer, UniformQuantizer):
+            return np.zeros(self.outputs, np.int64)
+        total = weights.values.astype(np.int64).reshape(self.outputs, -1).sum(axis=1)
+        return np.where(self.flips, -total, total) * zero_code(quantizer)
+
+    def _epilogue(self, mode: str) -> tuple[Epilogue, list[npt.NDArray[Any]]]:
+        layer = self.layer
+        if mode == "integer":
+            return self._integer_epilogue()
+        prefix: list[Stage] = []
+        if mode == "float64" and is_integer(layer.operation, layer.quantizer):
+            corrections = self._corrections()
+            if corrections.any():
+                prefix.append(Affine(scale=np.ones(self.outputs), shift=-corrections.astype(np.float64)))
+            prefix.append(Affine(scale=self._scales(), shift=np.zeros(self.outputs)))
+        stages = (*prefix, *self.stages)
+        steps = make_steps(stages, [tensor.form for tensor in layer.residuals if tensor.form is not None])
+        arrays = affine_parameters(stages, self.channels)
+        stores = []
+        for output, tensor in layer.stores:
+            stores.append(make_store(output, tensor))
+            arrays += affine_parameters(output.stages, self.channels)
+        kind: Any = mode
+        return Epilogue(mode=kind, steps=steps, stores=tuple(stores)), arrays
+
+    def _integer_epilogue(self) -> tuple[Epilogue, list[npt.NDArray[Any]]]:
+        """Quantizers as thresholds on the integer sum; channels whose chain falls compare the complement ``~T``."""
+        layer = self.layer
+        if layer.quantizer is None:
+            raise TypeError("integer sums need codes")
+        bound = pack.sum_bound(layer.operation, layer.quantizer)
+        corrections = self._corrections()[:, None]
+        scales = self._scales()[:, None]
+        stores: list[Store] = []
+        arrays: list[npt.NDArray[Any]] = []
+        for output, tensor in layer.stores:
+            quantizer = output.value.quantizer
+            if not isinstance(quantizer, Quantizer):
+                raise TypeError("integer thresholds need a level quantizer")
+            signs = pack.scale_signs((*self.stages, *output.stages))
+            falling = signs if signs is not None else np.zeros(self.outputs, np.bool_)
+
+            def value_of(
+                sums: npt.NDArray[np.int64], falling: npt.NDArray[np.bool_] = falling, output: Output = output
+            ) -> npt.NDArray[np.float32]:
+                raw = np.where(falling[:, None], ~sums, sums)
+                exact = (raw - corrections).astype(np.float64)
+                return pack.stream_values(exact * scales, self.stages, output)
+
+            limit = bound + np.abs(corrections[:, 0]) + 1
+            thresholds = pack.integer_thresholds(value_of, quantizer.thresholds, limit)
+            rows = np.full((len(quantizer.thresholds), self.channels), np.iinfo(np.int32).max, np.int32)
+            rows[:, : self.outputs] = thresholds
+            store = replace(make_store(output, tensor), steps=(), complement=bool(falling.any()))
+            stores.append(store)
+            arrays.append(rows.ravel())
+            if store.complement:
+                arrays.append(pack.per_channel(np.where(falling, -1, 0), self.channels, "int32"))
+        return Epilogue(mode="integer", steps=(), stores=tuple(stores)), arrays
+
+    def _shape(self, words: npt.NDArray[Any]) -> ConvShape:
+        operation, form = self.layer.operation, self.layer.source.form
+        if form is None:
+            raise TypeError("a contraction reads a formatted tensor")
+        geometry = operation.geometry
+        return ConvShape(
+            source=form,
+            kernel=geometry.kernel,
+            strides=geometry.strides,
+            dilations=geometry.dilations,
+            origin=(form.halo[0] - geometry.pads[0], form.halo[1] - geometry.pads[1]),
+            out_height=operation.out_shape[1],
+            out_width=operation.out_shape[2],
+            blocks=self.blocks,
+            words=words.shape[4],
+            weight_planes=words.shape[1],
+            pool=self.pool,
+        )
+
+    def _workspace(self, shape: ConvShape, rule: SumRule, key: str) -> tuple[Tensor, ...]:
+        size = workspace_size(shape, rule)
+        return (Tensor(key=key, dtype="int32", size=size),) if size else ()
+
+    def _sums_kernel(
+        self, shape: ConvShape, tile: Tile, rule: SumRule, weights: npt.NDArray[Any]
+    ) -> SumsKernel:
+        layer, operation = self.layer, self.layer.operation
+        plain = replace(shape, pool=(1, 1))
+        if self.pool != (1, 1):
+            tile = self.schedule.tile(self.isa, plain, rule, (1, 1), blocks=tile.blocks)
+        epilogue = Epilogue(mode="sums", steps=(), stores=())
+        name = f"{self.name}_sums"
+        function = contraction(self.isa, self.family, plain, tile, rule, epilogue, parallel=False)
+        ((dtype, size),) = output_shapes(plain, rule, epilogue, self.isa)
+        outputs = (
+            *self._workspace(plain, rule, f"{name}.counts"),
+            Tensor(key=f"{name}.out", dtype=dtype, size=size),
+        )
+        multipliers = None
+        if layer.family == "popcount" and rule.act_integers and isinstance(operation.weights, LowBitWeights):
+            multipliers = (operation.weights.basis.astype(np.int64), rule.act_integers)
+        step = Step(
+            name=name,
+            region=layer.region.name,
+            function=function,
+            inputs=(layer.source.key,),
+            constants=(weights,),
+            outputs=outputs,
+        )
+        return SumsKernel(
+            step=step,
+            region=layer.region.name,
+            pairs=(rule.weight_basis, rule.act_planes),
+            shape=(shape.out_height, shape.out_width, self.channels),
+            channels=self.outputs,
+            signs=np.where(self.flips, -1, 1).astype(np.int32),
+            corrections=self._corrections().astype(np.int32),
+            multipliers=multipliers,
+        )
+

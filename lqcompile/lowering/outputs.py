@@ -1,0 +1,117 @@
+"""Lowering of stages and quantizers to epilogue steps, shared by every kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lqcompile.graph.plan import AddValue, Affine, AnyQuantizer, Clamp, Output, Stage, Value
+from lqcompile.graph.specs import Quantizer, UniformQuantizer
+from lqcompile.lowering.parameters import per_channel
+from lqcompile.lowering.program import Tensor
+from lqcompile.schedules.epilogue import AddStep, AffineStep, ClampStep, LevelQuantizer, Step, Store, UniformStep
+from lqcompile.schedules.formats import Format, Kind
+
+SIGNED_BIAS = 128
+"""int8 codes are stored as unsigned bytes, 128 higher: byte dot products take an unsigned left factor."""
+
+
+def make_steps(stages: Sequence[Stage], residuals: Sequence[Format] = ()) -> tuple[Step, ...]:
+    """Epilogue steps of stages; `residuals` are the formats of `AddValue` stages in order."""
+    formats = iter(residuals)
+    steps: list[Step] = []
+    for stage in stages:
+        if isinstance(stage, Affine):
+            steps.append(AffineStep())
+        elif isinstance(stage, Clamp):
+            steps.append(ClampStep(low=stage.low, high=stage.high))
+        elif isinstance(stage, AddValue):
+            steps.append(AddStep(format=next(formats)))
+        else:
+            raise TypeError(f"stage {type(stage).__name__} is not an epilogue step")
+    return tuple(steps)
+
+
+def affine_parameters(stages: Sequence[Stage], channels: int) -> list[npt.NDArray[Any]]:
+    """Scale and shift of each affine stage, float64[channels]."""
+    arrays: list[npt.NDArray[Any]] = []
+    for stage in stages:
+        if isinstance(stage, Affine):
+            arrays += [per_channel(stage.scale, channels, "float64"), per_channel(stage.shift, channels, "float64")]
+    return arrays
+
+
+def zero_code(quantizer: UniformQuantizer) -> int:
+    """The stored byte that stands for 0."""
+    return quantizer.zero_point + (SIGNED_BIAS if quantizer.dtype == "int8" else 0)
+
+
+def level_integers(quantizer: Quantizer) -> npt.NDArray[np.int64]:
+    """Integer of each level of an integer basis, without the scale: int64[2^K]."""
+    bits = (quantizer.codes[:, None] >> np.arange(quantizer.bits)) & 1
+    total: npt.NDArray[np.int64] = (bits * quantizer.basis.astype(np.int64)).sum(axis=1)
+    return total
+
+
+def make_quantizer(quantizer: AnyQuantizer, kind: Kind) -> LevelQuantizer | UniformStep:
+    """How a quantizer's output is stored in a format of `kind`; ``f32`` holds decoded levels."""
+    if isinstance(quantizer, UniformQuantizer):
+        low, high = (0, 255) if quantizer.dtype == "uint8" else (-128, 127)
+        bias = SIGNED_BIAS if quantizer.dtype == "int8" else 0
+        return UniformStep(
+            scale=float(quantizer.scale),
+            zero_point=quantizer.zero_point,
+            low=low,
+            high=high,
+            bias=bias,
+            decode=kind == "f32",
+        )
+    thresholds = tuple(float(value) for value in quantizer.thresholds)
+    if kind == "bits":
+        stored = tuple(float(code) for code in quantizer.codes)
+    elif kind == "u8":
+        stored = tuple(float(value) for value in level_integers(quantizer))
+    else:
+        stored = tuple(float(value) for value in quantizer.levels)
+    return LevelQuantizer(thresholds=thresholds, stored=stored)
+
+
+def make_store(output: Output, tensor: Tensor) -> Store:
+    """The epilogue store of an output into a physical tensor."""
+    if tensor.form is None:
+        raise TypeError("stores need a format")
+    quantizer = output.value.quantizer
+    kind = tensor.form.kind
+    return Store(
+        format=tensor.form,
+        steps=make_steps(output.stages),
+        quantizer=make_quantizer(quantizer, kind) if quantizer is not None else None,
+    )
+
+
+def make_format(value: Value, kind: Kind, halo: tuple[int, int, int, int]) -> Format:
+    """The format of a value for a kind of kernel."""
+    channels, height, width = (*value.shape, 1, 1)[:3]
+    quantizer = value.quantizer
+    planes, ones, pad = 1, False, 0
+    if kind == "bits":
+        if not isinstance(quantizer, Quantizer):
+            raise TypeError("bit planes need a low-bit quantizer")
+        ones = float(quantizer.offset) != 0.0
+        planes = quantizer.bits + ones
+    if kind == "u8" and isinstance(quantizer, UniformQuantizer):
+        pad = zero_code(quantizer)
+    return Format(
+        kind=kind,
+        channels=channels,
+        height=height,
+        width=width,
+        halo=halo,
+        align=32 if kind == "bits" else 16,
+        planes=planes,
+        ones_plane=ones,
+        pad=pad,
+    )

@@ -1,0 +1,64 @@
+"""What a target is, and finding one by name."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from dataclasses import dataclass, field
+
+from lqcompile.errors import TargetError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """A machine class that lqcompile compiles for.
+
+    Args:
+        name: what ``--target`` takes; the file in targets/ has the same name with ``_`` for ``-``.
+        description: one line for people.
+        machine: ``platform.machine()`` of the device, such as ``x86_64``.
+        schedule: module of schedules/ that holds the kernels.
+        llvm: TVM target attributes beside ``kind``.
+        features: CPU features (as Linux names them) that the code uses; all must be there at load.
+        vector_bits: width of a vector register.
+        variants: names of targets instead of code of its own; a load picks the last one that the CPU can run.
+    """
+
+    name: str
+    description: str
+    machine: str
+    schedule: str
+    llvm: dict[str, object] = field(default_factory=dict)
+    features: tuple[str, ...] = ()
+    vector_bits: int = 128
+    variants: tuple[str, ...] = ()
+
+    @property
+    def lanes(self) -> int:
+        """32-bit lanes of a vector register."""
+        return self.vector_bits // 32
+
+
+def names() -> list[str]:
+    """Names of all targets, sorted."""
+    package = importlib.import_module("lqcompile.targets")
+    return sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules(package.__path__))
+
+
+def find(name: str) -> Target:
+    """The target called `name`; ``-`` and ``_`` are the same.
+
+    Raises:
+        TargetError: there is none.
+    """
+    wanted = name.replace("_", "-")
+    if wanted not in names():
+        raise TargetError(f"target {name!r}: unknown; known targets: {', '.join(names())}")
+    module = importlib.import_module(f"lqcompile.targets.{wanted.replace('-', '_')}")
+    target: Target = module.TARGET
+    return target
+
+
+def expand(target: Target) -> list[Target]:
+    """The targets that code is generated for: the variants, or the target itself."""
+    return [find(name) for name in target.variants] or [target]

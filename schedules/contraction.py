@@ -1,0 +1,439 @@
+"""The contraction template: a direct convolution with output channels in vector lanes.
+
+One loop nest serves every family. A *word* is what a lane multiplies per step (32 bit planes' bits, 4 bytes or 1 float);
+a tile keeps ``pixels x blocks x plane pairs`` accumulators in registers, weights stream from memory once per tile and
+activations are broadcast. A linear layer is a 1x1 convolution on a 1x1 image; grouped convolutions arrive as dense ones
+with structural zeros.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from tvm.script.ir_builder import IRBuilder
+from tvm.script.ir_builder import tirx as T
+
+from .epilogue import Emitter, Epilogue, fill_halo
+from .formats import Format
+from .isa import Expr, Isa, broadcast, constant, fence, load, registers, vector
+
+PARALLEL_MIN_STEPS = 1 << 15
+"""Vector steps under which a layer runs serially: about 10 microseconds, what starting the threads costs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvShape:
+    """The loop nest.
+
+    Args:
+        source: format of the input.
+        kernel, strides, dilations: (rows, columns).
+        origin: (row, column) of the first tap of output (0, 0), counted in the padded input.
+        out_height, out_width: of the convolution, before pooling.
+        blocks: vectors of output channels.
+        words: words of one tap (one plane).
+        weight_planes: planes of the weights, mask planes included.
+        pool: window and stride of a fused max-pooling, (1, 1) for none.
+    """
+
+    source: Format
+    kernel: tuple[int, int]
+    strides: tuple[int, int]
+    dilations: tuple[int, int]
+    origin: tuple[int, int]
+    out_height: int
+    out_width: int
+    blocks: int
+    words: int
+    weight_planes: int = 1
+    pool: tuple[int, int] = (1, 1)
+
+    @property
+    def tile_rows(self) -> int:
+        """Rows of tiles: output rows after pooling."""
+        return self.out_height // self.pool[0]
+
+    @property
+    def tile_columns(self) -> int:
+        """Output columns after pooling."""
+        return self.out_width // self.pool[1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tile:
+    """Register tile: `pixels` outputs (after pooling) by `blocks` vectors of channels."""
+
+    pixels: int
+    blocks: int
+
+
+class Family(Protocol):
+    """One way to multiply words."""
+
+    @property
+    def accumulator(self) -> str:
+        """Dtype of an accumulator lane."""
+
+    @property
+    def vectors(self) -> int:
+        """Weight vectors per word."""
+
+    @property
+    def weight_dtype(self) -> str:
+        """Element type of the packed weights."""
+
+    @property
+    def flush_steps(self) -> int:
+        """Steps after which `flush` must run; 0 where accumulators are wide enough."""
+
+    def activation(self, source: Any, index: Expr) -> list[Expr]:
+        """Broadcast vectors of the word at element `index`."""
+
+    def step(self, accumulator: Expr, activation: Sequence[Expr], weight: Sequence[Expr]) -> Expr:
+        """The accumulator after one word."""
+
+    def flush(self, total: Expr, accumulator: Expr) -> Expr:
+        """`total` plus the widened accumulator (only with `flush_steps`)."""
+
+    @property
+    def word_elements(self) -> int:
+        """Elements of the input buffer in one word."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SumRule:
+    """How plane pairs become the value that the epilogue takes.
+
+    Args:
+        act_planes: planes of the input that are used.
+        bipolar: sums are ``2 * P - C`` (bit planes); otherwise the accumulator is the sum.
+        mask_plane: weight plane that counts C in its own lanes (grouped convolution), -1 for the shared count.
+        act_integers: integer multipliers n_j of the planes, where both bases are integers.
+        act_basis: float64 u_j, where they are not.
+    """
+
+    act_planes: int = 1
+    bipolar: bool = False
+    mask_plane: int = -1
+    act_integers: tuple[int, ...] = ()
+    act_basis: tuple[float, ...] = ()
+    weight_basis: int = 1
+
+
+def contraction(
+    isa: Isa, family: Family, shape: ConvShape, tile: Tile, rule: SumRule, epilogue: Epilogue, parallel: bool = True
+) -> Any:
+    """Builds the PrimFunc of a contraction.
+
+    Parameters, in order: input, residuals, packed weights, weight basis (float64 or int32 [planes, channels]; only if
+    there is more than one pair or a float64 epilogue of integers), epilogue parameters, counts workspace (bipolar
+    with shared counts), outputs.
+    """
+    return _Builder(isa, family, shape, tile, rule, epilogue, parallel).build()
+
+
+def workspace_size(shape: ConvShape, rule: SumRule) -> int:
+    """int32 elements of the counts workspace: one per conv output pixel and activation plane; 0 where none is needed."""
+    if not rule.bipolar or rule.mask_plane >= 0:
+        return 0
+    return shape.out_height * shape.out_width * rule.act_planes
+
+
+def basis_dtype(rule: SumRule, epilogue: Epilogue) -> str | None:
+    """Dtype of the weight-basis parameter, None where there is none."""
+    if epilogue.mode in ("sums", "float32"):
+        return None
+    if rule.act_integers:
+        return "int32" if rule.weight_basis > 1 or rule.bipolar else None
+    return "float64" if rule.act_basis else None
+
+
+class _Builder:
+    def __init__(
+        self,
+        isa: Isa,
+        family: Family,
+        shape: ConvShape,
+        tile: Tile,
+        rule: SumRule,
+        epilogue: Epilogue,
+        parallel: bool,
+    ) -> None:
+        self.isa, self.family, self.shape, self.tile, self.rule, self.epilogue = (
+            isa,
+            family,
+            shape,
+            tile,
+            rule,
+            epilogue,
+        )
+        window = shape.pool[0] * shape.pool[1]
+        self.pixels = tile.pixels * window
+        self.pairs = shape.weight_planes * rule.act_planes
+        taps = shape.kernel[0] * shape.kernel[1] * shape.words
+        self.tasks = (shape.blocks // tile.blocks) * shape.tile_rows
+        steps = taps * self.pairs * shape.out_height * shape.out_width * shape.blocks
+        self.parallel = parallel and self.tasks > 1 and steps >= PARALLEL_MIN_STEPS
+
+    def build(self) -> Any:
+        isa, shape, epilogue = self.isa, self.shape, self.epilogue
+        channels = shape.blocks * isa.lanes
+        basis = basis_dtype(self.rule, epilogue)
+        counts = workspace_size(shape, self.rule)
+        taps = shape.kernel[0] * shape.kernel[1] * shape.words
+        with IRBuilder() as builder, T.prim_func():
+            T.func_name("contraction")
+            T.func_attr({"tirx.noalias": True})
+            self.source = T.arg("source", T.buffer((shape.source.size,), shape.source.dtype))
+            residuals = [
+                T.arg(f"residual{index}", T.buffer((form.size,), form.dtype))
+                for index, form in enumerate(epilogue.residuals())
+            ]
+            weights = taps * shape.weight_planes * channels * self.family.vectors
+            self.weights = T.arg("weights", T.buffer((weights,), self.family.weight_dtype))
+            if basis:
+                self.basis = T.arg("basis", T.buffer((shape.weight_planes * channels,), basis))
+            parameters = []
+            for index, (dtype, size) in enumerate(parameter_shapes(epilogue, channels)):
+                parameters.append(T.arg(f"parameter{index}", T.buffer((size,), dtype)))
+            if counts:
+                self.counts = T.arg("counts", T.buffer((counts,), "int32"))
+            outputs = [
+                T.arg(f"output{index}", T.buffer((size,), dtype))
+                for index, (dtype, size) in enumerate(output_shapes(shape, self.rule, epilogue, isa))
+            ]
+            self.outputs = outputs
+            self.emitter = Emitter(
+                isa, epilogue, parameters=parameters, residuals=residuals, outputs=outputs, channels=channels
+            )
+            if epilogue.mode != "sums":
+                for item, output in zip(epilogue.stores, outputs, strict=True):
+                    fill_halo(output, item.format)
+            if counts:
+                self._count_activations()
+            loop = T.parallel if self.parallel else T.serial
+            with loop(0, self.tasks) as task:
+                block = T.bind(task // shape.tile_rows)
+                row = T.bind(task % shape.tile_rows)
+                self._row(block, row)
+        return builder.get()
+
+    def _row(self, block: Expr, row: Expr) -> None:
+        columns = self.shape.tile_columns
+        tiles = -(-columns // self.tile.pixels)
+        if tiles == 1:
+            self._tile(block, row, T.int32(0))
+            return
+        with T.serial(0, tiles) as index:
+            # The last tile overlaps its neighbour instead of ending short: it writes equal values.
+            column = T.bind(T.min(index * self.tile.pixels, columns - self.tile.pixels))
+            self._tile(block, row, column)
+
+    def _offsets(self) -> list[tuple[int, int]]:
+        """(row, column) of each pixel of the tile, counted in conv outputs from the first one."""
+        rows, columns = self.shape.pool
+        return [
+            (dy, pixel * columns + dx) for pixel in range(self.tile.pixels) for dy in range(rows) for dx in range(columns)
+        ]
+
+    def _tile(self, block: Expr, row: Expr, column: Expr) -> None:
+        shape, isa, family = self.shape, self.isa, self.family
+        kind = f"{family.accumulator}x{isa.lanes}" if not family.flush_steps else f"uint8x{isa.lanes * 4}"
+        count = self.pairs * self.pixels * self.tile.blocks
+        accumulators = registers(count, kind)
+        zero = T.broadcast(getattr(T, kind.split("x")[0])(0), int(kind.split("x")[1]))
+        for index in range(count):
+            T.buffer_store(accumulators, zero, [index])
+        totals = accumulators
+        if family.flush_steps:
+            totals = registers(count, vector("int32", isa))
+            for index in range(count):
+                T.buffer_store(totals, constant(0, "int32", isa), [index])
+        y0 = row * shape.pool[0]
+        x0 = column * shape.pool[1]
+        bases = []
+        for dy, dx in self._offsets():
+            y = (y0 + dy) * shape.strides[0] + shape.origin[0]
+            x = (x0 + dx) * shape.strides[1] + shape.origin[1]
+            bases.append(T.bind((y * shape.source.padded_width + x) * shape.source.pixel))
+        self._taps(block, bases, accumulators, totals)
+        self._finish(block, row, column, totals)
+
+    def _taps(self, block: Expr, bases: Sequence[Expr], accumulators: Any, totals: Any) -> None:
+        shape = self.shape
+        rows, columns = shape.kernel
+        limit = self.family.flush_steps
+        pixel, width = shape.source.pixel, shape.source.padded_width
+        with T.serial(0, rows) as r:
+            with T.serial(0, columns) as c:
+                offset = T.bind((r * shape.dilations[0] * width + c * shape.dilations[1]) * pixel)
+                first = T.bind(((block * rows + r) * columns + c) * shape.words)
+                chunk = shape.words
+                if limit:
+                    chunk = max(size for size in range(1, min(limit, shape.words) + 1) if shape.words % size == 0)
+                if chunk == shape.words:
+                    self._words(first, [base + offset for base in bases], chunk, accumulators)
+                    if limit and limit < columns * shape.words:
+                        self._flush(accumulators, totals)
+                else:
+                    with T.serial(0, shape.words // chunk) as part:
+                        skip = part * chunk
+                        bytes_skipped = skip * self.family.word_elements
+                        self._words(
+                            first + skip, [base + offset + bytes_skipped for base in bases], chunk, accumulators
+                        )
+                        self._flush(accumulators, totals)
+            if limit and limit >= columns * shape.words:
+                self._flush(accumulators, totals)
+
+    def _flush(self, accumulators: Any, totals: Any) -> None:
+        for index in range(self.pairs * self.pixels * self.tile.blocks):
+            T.buffer_store(totals, self.family.flush(totals[index], accumulators[index]), [index])
+            lanes = self.isa.lanes * 4
+            T.buffer_store(accumulators, T.broadcast(T.uint8(0), lanes), [index])
+
+    def _words(self, first: Expr, bases: Sequence[Expr], count: int, accumulators: Any) -> None:
+        """`count` words of one tap: one weight vector per (plane, block), one broadcast per (pixel, plane)."""
+        shape, isa, family, tile = self.shape, self.isa, self.family, self.tile
+        planes, vectors = shape.weight_planes, family.vectors
+        plane_stride = shape.source.pixel // max(1, shape.source.planes)
+
+        def body(k: Expr) -> None:
+            weights = []
+            for i in range(planes):
+                for n in range(tile.blocks):
+                    at = (((first + k) * planes + i) * tile.blocks + n) * vectors
+                    weights.append(
+                        [T.bind(load(self.weights, (at + part) * isa.lanes, isa)) for part in range(vectors)]
+                    )
+            for j in range(self.rule.act_planes):
+                for m, base in enumerate(bases):
+                    word = [
+                        T.bind(part)
+                        for part in family.activation(self.source, base + j * plane_stride + k * family.word_elements)
+                    ]
+                    for i in range(planes):
+                        for n in range(tile.blocks):
+                            index = self._index(i, j, m, n)
+                            result = family.step(accumulators[index], word, weights[i * tile.blocks + n])
+                            T.buffer_store(accumulators, result, [index])
+
+        if count == 1:
+            body(T.int32(0))
+        else:
+            with T.serial(0, count) as k:
+                body(k)
+
+    def _index(self, i: int, j: int, m: int, n: int) -> int:
+        return ((i * self.rule.act_planes + j) * self.pixels + m) * self.tile.blocks + n
+
+    def _count_activations(self) -> None:
+        """C_j of every output pixel: the popcount of the window, shared by all output channels."""
+        shape, rule = self.shape, self.rule
+        columns = shape.out_width
+        plane_stride = shape.source.pixel // shape.source.planes
+        with T.serial(0, shape.out_height) as y, T.serial(0, columns) as x:
+            for j in range(rule.act_planes):
+                total = registers(1, "int32")
+                T.buffer_store(total, T.int32(0), [0])
+                with T.serial(0, shape.kernel[0]) as r, T.serial(0, shape.kernel[1]) as c:
+                    row = y * shape.strides[0] + shape.origin[0] + r * shape.dilations[0]
+                    column = x * shape.strides[1] + shape.origin[1] + c * shape.dilations[1]
+                    base = T.bind((row * shape.source.padded_width + column) * shape.source.pixel + j * plane_stride)
+                    with T.serial(0, shape.words) as k:
+                        word = T.reinterpret("uint32", self.source[T.ramp(base + k * 4, 1, 4)])
+                        T.buffer_store(total, total[0] + T.cast(T.popcount(word), "int32"), [0])
+                T.buffer_store(self.counts, total[0], [(y * columns + x) * rule.act_planes + j])
+
+    def _sum(self, totals: Any, i: int, j: int, m: int, n: int, position: tuple[Expr, Expr]) -> Expr:
+        """S_ij of pixel m and block n, int32 vector (float32 for the float family)."""
+        value = totals[self._index(i, j, m, n)]
+        if self.family.accumulator == "float32":
+            return value
+        value = T.cast(value, vector("int32", self.isa)) if self.family.accumulator == "int32" else T.reinterpret(
+            vector("int32", self.isa), value
+        )
+        if not self.rule.bipolar:
+            return value
+        if self.rule.mask_plane >= 0:
+            mask = T.reinterpret(vector("int32", self.isa), totals[self._index(self.rule.mask_plane, j, m, n)])
+            count = mask
+        else:
+            y, x = position
+            count = broadcast(self.counts[(y * self.shape.out_width + x) * self.rule.act_planes + j], self.isa)
+        return value + value - count
+
+    def _finish(self, block: Expr, row: Expr, column: Expr, totals: Any) -> None:
+        """Sums to values, pooled over the window, to the epilogue."""
+        shape, tile = self.shape, self.tile
+        window = shape.pool[0] * shape.pool[1]
+        offsets = self._offsets()
+        for pixel in range(tile.pixels):
+            for n in range(tile.blocks):
+                pooled: Expr = None
+                for m in range(pixel * window, (pixel + 1) * window):
+                    position = (row * shape.pool[0] + offsets[m][0], column * shape.pool[1] + offsets[m][1])
+                    if self.epilogue.mode == "sums":
+                        self._store_sums(totals, m, n, position, block)
+                        continue
+                    value = self._value(totals, m, n, position, (block * tile.blocks + n) * self.isa.lanes)
+                    pooled = value if pooled is None else T.bind(T.max(pooled, value))
+                if self.epilogue.mode != "sums":
+                    self.emitter.emit(pooled, row, column + pixel, block * tile.blocks + n)
+
+    def _store_sums(self, totals: Any, m: int, n: int, position: tuple[Expr, Expr], block: Expr) -> None:
+        shape, rule = self.shape, self.rule
+        channel = (block * self.tile.blocks + n) * self.isa.lanes
+        stride = shape.out_height * shape.out_width
+        for i in range(rule.weight_basis):
+            for j in range(rule.act_planes):
+                value = self._sum(totals, i, j, m, n, position)
+                pixel = (i * rule.act_planes + j) * stride + position[0] * shape.out_width + position[1]
+                at = pixel * (shape.blocks * self.isa.lanes) + channel
+                T.buffer_store(self.outputs[0], value, [T.ramp(at, 1, self.isa.lanes)])
+
+    def _value(self, totals: Any, m: int, n: int, position: tuple[Expr, Expr], channel: Expr) -> Expr:
+        """y of pixel m and block n: int32 (integer mode), float64, or float32 (float family)."""
+        rule, isa = self.rule, self.isa
+        channels = self.shape.blocks * isa.lanes
+        if self.family.accumulator == "float32":
+            return T.bind(self._sum(totals, 0, 0, m, n, position))
+        if rule.act_integers:
+            total = None
+            for i in range(rule.weight_basis):
+                inner = None
+                for j, multiplier in enumerate(rule.act_integers):
+                    term = self._sum(totals, i, j, m, n, position)
+                    term = term if multiplier == 1 else term * constant(multiplier, "int32", isa)
+                    inner = term if inner is None else inner + term
+                if basis_dtype(rule, self.epilogue):
+                    inner = inner * load(self.basis, i * channels + channel, isa)
+                total = inner if total is None else total + inner
+            total = T.bind(total)
+            return total if self.epilogue.mode == "integer" else T.bind(T.cast(total, vector("float64", isa)))
+        double = vector("float64", isa)
+        total = None
+        for i in range(rule.weight_basis):
+            inner = None
+            for j, factor in enumerate(rule.act_basis):
+                term = T.cast(self._sum(totals, i, j, m, n, position), double)
+                term = fence(constant(factor, "float64", isa) * term, double)
+                inner = term if inner is None else inner + term
+            term = fence(load(self.basis, i * channels + channel, isa) * inner, double)
+            total = term if total is None else total + term
+        return T.bind(total)
+
+
+def parameter_shapes(epilogue: Epilogue, channels: int) -> list[tuple[str, int]]:
+    """(dtype, elements) of the epilogue parameters for `channels` physical channels."""
+    return [(dtype, channels * rows) for dtype, rows in epilogue.parameters()]
+
+
+def output_shapes(shape: ConvShape, rule: SumRule, epilogue: Epilogue, isa: Isa) -> list[tuple[str, int]]:
+    """(dtype, elements) of the outputs; sums are int32[weight basis, act planes, OH, OW, channels]."""
+    if epilogue.mode == "sums":
+        pixels = shape.out_height * shape.out_width
+        return [("int32", rule.weight_basis * rule.act_planes * pixels * shape.blocks * isa.lanes)]
+    return [(item.format.dtype, item.format.size) for item in epilogue.stores]

@@ -1,0 +1,292 @@
+"""The epilogue that every kernel shares: from sums to stages, quantizers and packed stores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from tvm.script.ir_builder import tirx as T
+
+from .formats import Format
+from .isa import Expr, Isa, broadcast, constant, fence, load, store, vector
+
+
+@dataclass(frozen=True, kw_only=True)
+class AffineStep:
+    """``x * scale + shift`` in float64; the two come from parameters, [channels] each."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClampStep:
+    """``min(max(x, low), high)``."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class AddStep:
+    """Adds a float32 tensor (residual)."""
+
+    format: Format
+
+
+Step = AffineStep | ClampStep | AddStep
+
+
+@dataclass(frozen=True, kw_only=True)
+class LevelQuantizer:
+    """``#(x > thresholds)`` and what to store for each level.
+
+    Args:
+        thresholds: float32, ascending.
+        stored: per level: the code (``bits``), the integer (``u8``) or the float32 level (``f32``).
+    """
+
+    thresholds: tuple[float, ...]
+    stored: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class UniformStep:
+    """ONNX QuantizeLinear: round half to even of ``x / scale`` in float32, plus zero point, saturated to [low, high].
+
+    `bias` is added to what is stored (128 makes int8 codes unsigned); ``decode`` stores ``(q - zero_point) * scale``.
+    """
+
+    scale: float
+    zero_point: int
+    low: int
+    high: int
+    bias: int = 0
+    decode: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Store:
+    """One output of a kernel: stages on the stream, a quantizer, and where it goes.
+
+    `complement` (mode ``integer``) brings a parameter int32[channels] of 0 and -1 by which the sum is XORed before it is
+    compared: -1 where the value falls as the sum rises.
+    """
+
+    format: Format
+    steps: tuple[Step, ...] = ()
+    quantizer: LevelQuantizer | UniformStep | None = None
+    complement: bool = False
+
+
+Mode = Literal["float64", "float32", "integer", "sums"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Epilogue:
+    """What happens to the sums of a contraction or the values of a map.
+
+    Args:
+        mode: ``float64`` and ``float32``: steps follow; ``integer``: quantizers compare the one integer sum with integer
+            thresholds (a parameter per store, int32[levels - 1, channels]); ``sums``: the integers themselves are stored.
+        steps: stages up to the stream.
+        stores: at least one.
+    """
+
+    mode: Mode
+    steps: tuple[Step, ...]
+    stores: tuple[Store, ...]
+
+    def parameters(self) -> list[tuple[str, int]]:
+        """(dtype, rows of channels) of the parameter buffers that `Emitter.emit` takes, in order."""
+        affine: list[tuple[str, int]] = [("float64", 1), ("float64", 1)]
+        found: list[tuple[str, int]] = []
+        for step in self.steps:
+            found += affine if isinstance(step, AffineStep) else []
+        for item in self.stores:
+            for step in item.steps:
+                found += affine if isinstance(step, AffineStep) else []
+            if self.mode == "integer" and isinstance(item.quantizer, LevelQuantizer):
+                found.append(("int32", len(item.quantizer.thresholds)))
+                found += [("int32", 1)] if item.complement else []
+        return found
+
+    def residuals(self) -> list[Format]:
+        """Formats of the residual buffers, in order."""
+        return [step.format for step in self.steps if isinstance(step, AddStep)]
+
+
+def pixel_index(form: Format, y: Expr, x: Expr) -> Expr:
+    """Index of the first element of pixel (y, x)."""
+    return ((y + form.halo[0]) * form.padded_width + (x + form.halo[1])) * form.pixel
+
+
+def fill_halo(buffer: Expr, form: Format) -> None:
+    """Writes the pad value into the halo."""
+    top, left, bottom, right = form.halo
+    value = T.float32(0.0) if form.kind == "f32" else T.uint8(form.pad)
+    row = form.padded_width * form.pixel
+
+    def fill(start: Expr, count: int) -> None:
+        if count:
+            with T.serial(0, count) as index:
+                T.buffer_store(buffer, value, [start + index])
+
+    fill(0, top * row)
+    fill((top + form.height) * row, bottom * row)
+    if left or right:
+        with T.serial(0, form.height) as y:
+            start = (y + top) * row
+            fill(start, left * form.pixel)
+            fill(start + (left + form.width) * form.pixel, right * form.pixel)
+
+
+class Emitter:
+    """Emits an epilogue for one vector of channels of one pixel at a time.
+
+    Args:
+        isa: instruction set.
+        epilogue: what to emit.
+        parameters: buffers in the order of `Epilogue.parameters`.
+        residuals: buffers in the order of `Epilogue.residuals`.
+        outputs: buffers in the order of the stores.
+        channels: physical channels of the parameters (row length of integer thresholds).
+    """
+
+    def __init__(
+        self,
+        isa: Isa,
+        epilogue: Epilogue,
+        *,
+        parameters: Sequence[Any],
+        residuals: Sequence[Any],
+        outputs: Sequence[Any],
+        channels: int,
+    ) -> None:
+        self.isa = isa
+        self.epilogue = epilogue
+        self.parameters = list(parameters)
+        self.residuals = list(residuals)
+        self.outputs = list(outputs)
+        self.channels = channels
+
+    def emit(self, value: Expr, y: Expr, x: Expr, block: Expr) -> None:
+        """Stages, quantizers and stores.
+
+        Args:
+            value: int32 vector (mode ``integer``), float64 or float32 vector (the other modes).
+            y: output row.
+            x: output column.
+            block: vector index along the channels.
+        """
+        parameters = iter(self.parameters)
+        residuals = iter(self.residuals)
+        channel = block * self.isa.lanes
+        if self.epilogue.mode == "integer":
+            for item, output in zip(self.epilogue.stores, self.outputs, strict=True):
+                thresholds = next(parameters)
+                compared = value
+                if item.complement:
+                    compared = T.bind(T.bitwise_xor(value, load(next(parameters), channel, self.isa)))
+                conditions = self._integer_conditions(compared, item, thresholds, channel)
+                self._store_levels(item, output, conditions, y, x, block)
+            return
+        stream = self._steps(value, self.epilogue.steps, parameters, residuals, y, x, channel)
+        if self.epilogue.mode == "float64" or self.epilogue.steps:
+            stream = T.bind(T.cast(stream, vector("float32", self.isa)))
+        for item, output in zip(self.epilogue.stores, self.outputs, strict=True):
+            result = stream
+            if item.steps:
+                widened = T.cast(stream, vector("float64", self.isa))
+                chain = self._steps(widened, item.steps, parameters, residuals, y, x, channel)
+                result = T.bind(T.cast(chain, vector("float32", self.isa)))
+            self._store(item, output, result, y, x, block)
+
+    def _steps(
+        self, value: Expr, steps: Sequence[Step], parameters: Any, residuals: Any, y: Expr, x: Expr, channel: Expr
+    ) -> Expr:
+        isa = self.isa
+        double = vector("float64", isa)
+        if steps:
+            value = T.cast(value, double)
+        for step in steps:
+            if isinstance(step, AffineStep):
+                scale, shift = next(parameters), next(parameters)
+                value = fence(value * load(scale, channel, isa), double) + load(shift, channel, isa)
+            elif isinstance(step, ClampStep):
+                if step.low != float("-inf"):
+                    value = T.max(value, constant(step.low, "float64", isa))
+                if step.high != float("inf"):
+                    value = T.min(value, constant(step.high, "float64", isa))
+            else:
+                index = pixel_index(step.format, y, x) + channel
+                value = value + T.cast(load(next(residuals), index, isa), double)
+            value = T.bind(value)
+        return value
+
+    def _integer_conditions(self, value: Expr, item: Store, thresholds: Expr, channel: Expr) -> list[Expr]:
+        if not isinstance(item.quantizer, LevelQuantizer):
+            raise TypeError("integer thresholds need a level quantizer")
+        count = len(item.quantizer.thresholds)
+        return [value > load(thresholds, level * self.channels + channel, self.isa) for level in range(count)]
+
+    def _store(self, item: Store, output: Expr, value: Expr, y: Expr, x: Expr, block: Expr) -> None:
+        isa = self.isa
+        if isinstance(item.quantizer, LevelQuantizer):
+            conditions = [value > constant(bound, "float32", isa) for bound in item.quantizer.thresholds]
+            self._store_levels(item, output, conditions, y, x, block)
+            return
+        index = pixel_index(item.format, y, x) + block * isa.lanes
+        if item.quantizer is None:
+            store(output, value, index, isa)
+            return
+        step = item.quantizer
+        rounded = T.nearbyint(value / constant(step.scale, "float32", isa))
+        low, high = step.low - step.zero_point, step.high - step.zero_point
+        clipped = T.min(T.max(rounded, constant(low, "float32", isa)), constant(high, "float32", isa))
+        if step.decode:
+            store(output, clipped * constant(step.scale, "float32", isa), index, isa)
+            return
+        code = T.cast(clipped, vector("int32", isa)) + constant(step.zero_point + step.bias, "int32", isa)
+        store(output, T.cast(code, vector("uint8", isa)), index, isa)
+
+    def _store_levels(
+        self, item: Store, output: Expr, conditions: Sequence[Expr], y: Expr, x: Expr, block: Expr
+    ) -> None:
+        """Conditions ``level > l`` (each implies those before it) to codes, integers or float levels."""
+        if not isinstance(item.quantizer, LevelQuantizer):
+            raise TypeError("levels need a level quantizer")
+        isa, form, stored = self.isa, item.format, item.quantizer.stored
+        base = pixel_index(form, y, x)
+        if form.kind != "bits":
+            dtype = "float32" if form.kind == "f32" else "int32"
+            value = constant(stored[0], dtype, isa)
+            for condition, level in zip(conditions, stored[1:], strict=True):
+                value = T.Select(condition, constant(level, dtype, isa), value)
+            result = value if form.kind == "f32" else T.cast(value, vector("uint8", isa))
+            store(output, result, base + block * isa.lanes, isa)
+            return
+        codes = [int(code) for code in stored]
+        masks = [T.bind(isa.movemask(condition)) for condition in conditions]
+        word = f"uint{isa.lanes}"
+        bits = form.planes - form.ones_plane
+        for plane in range(form.planes):
+            if plane == bits:
+                mask = getattr(T, word)((1 << isa.lanes) - 1)
+            else:
+                mask = getattr(T, word)(-(codes[0] >> plane & 1) & ((1 << isa.lanes) - 1))
+                for level, above in enumerate(masks):
+                    if (codes[level] ^ codes[level + 1]) >> plane & 1:
+                        mask = mask ^ above
+            if form.padded_channels != form.channels:
+                mask = mask & self._valid_lanes(form, block, word)
+            index = base + plane * (form.padded_channels // 8) + block * (isa.lanes // 8)
+            count = isa.lanes // 8
+            if count == 1:
+                T.buffer_store(output, mask, [index])
+            else:
+                T.buffer_store(output, T.reinterpret(f"uint8x{count}", mask), [T.ramp(index, 1, count)])
+
+    def _valid_lanes(self, form: Format, block: Expr, word: str) -> Expr:
+        """Bits of the lanes that hold channels: the tail of the last word stays zero, popcounts rely on it."""
+        lanes = self.isa.lanes
+        rest = T.min(T.max(form.channels - block * lanes, 0), lanes)
+        return T.cast(T.shift_left(T.int32(1), rest) - 1, word)

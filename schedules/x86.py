@@ -1,0 +1,270 @@
+"""x86-64: vector operations and kernel families for AVX2, AVX-512, VNNI and VPOPCNTDQ.
+
+Facts on instructions are from Intel's Intrinsics Guide and uops.info: VPDPBUSD multiplies unsigned by signed bytes and adds
+four products per 32-bit lane; VPMADDUBSW saturates at 16 bits, so it only sums popcounts here; VPMADDWD is exact on 16-bit
+factors; without VPOPCNTDQ a popcount is two table look-ups (VPSHUFB) per byte.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tvm.script.ir_builder import tirx as T
+
+from lqcompile.target import Target
+
+from .contraction import ConvShape, SumRule, Tile
+from .isa import Expr, broadcast, constant, vector
+
+FLUSH_STEPS = 31
+"""Byte counters overflow after 31 steps of at most 8."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class X86:
+    """Vector operations of one x86 target."""
+
+    lanes: int
+    vnni: bool
+    vector_popcount: bool
+
+    @property
+    def accumulators(self) -> int:
+        """Accumulators that measurements showed to stay in registers: more spill (32 and 16 vector registers)."""
+        return 18 if self.lanes == 16 else 10
+
+    def movemask(self, condition: Expr) -> Expr:
+        """Bits of a condition over `lanes` lanes; LLVM turns it into KMOV with AVX-512."""
+        if self.lanes == 16:
+            ones, zeros = T.broadcast(T.int8(-1), 16), T.broadcast(T.int8(0), 16)
+            mask = T.call_llvm_pure_intrin("int32", "llvm.x86.sse2.pmovmskb.128", T.Select(condition, ones, zeros))
+            return T.cast(mask, "uint16")
+        ones, zeros = T.broadcast(T.int32(-1), 8), T.broadcast(T.int32(0), 8)
+        floats = T.reinterpret("float32x8", T.Select(condition, ones, zeros))
+        return T.cast(T.call_llvm_pure_intrin("int32", "llvm.x86.avx.movmsk.ps.256", floats), "uint8")
+
+    @property
+    def bytes_type(self) -> str:
+        """A vector of unsigned bytes."""
+        return f"uint8x{self.lanes * 4}"
+
+    def add_bytes(self, total: Expr, counts: Expr, weight: int = 1) -> Expr:
+        """``total + weight * (sum of the 4 bytes of each lane)`` for byte counters below 128 times `weight`."""
+        bits = self.lanes * 32
+        ones = T.reinterpret(f"int8x{self.lanes * 4}", constant(weight * 0x01010101, "int32", self))
+        if self.vnni:
+            return T.call_llvm_pure_intrin(
+                vector("int32", self), f"llvm.x86.avx512.vpdpbusd.{bits}", total, counts, ones
+            )
+        pairs_name, sums_name = (
+            ("llvm.x86.avx512.pmaddubs.w.512", "llvm.x86.avx512.pmaddw.d.512")
+            if self.lanes == 16
+            else ("llvm.x86.avx2.pmadd.ub.sw", "llvm.x86.avx2.pmadd.wd")
+        )
+        halves = f"int16x{self.lanes * 2}"
+        pairs = T.call_llvm_pure_intrin(halves, pairs_name, counts, ones)
+        units = T.broadcast(T.int16(1), self.lanes * 2)
+        return total + T.call_llvm_pure_intrin(vector("int32", self), sums_name, pairs, units)
+
+
+def machine(target: Target) -> X86:
+    """The vector operations of `target`."""
+    return X86(
+        lanes=target.lanes,
+        vnni="avx512_vnni" in target.features,
+        vector_popcount="avx512_vpopcntdq" in target.features,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PopcountLanes:
+    """AND and VPOPCNTD: 32 bits per lane and step, counters in 32-bit lanes."""
+
+    isa: X86
+    accumulator: str = "uint32"
+    weight_dtype: str = "uint32"
+    vectors: int = 1
+    flush_steps: int = 0
+    word_elements: int = 4
+
+    def activation(self, source: Any, index: Expr) -> list[Expr]:
+        """32 bits of one plane of one pixel, in every lane."""
+        return [broadcast(T.reinterpret("uint32", source[T.ramp(index, 1, 4)]), self.isa)]
+
+    def step(self, accumulator: Expr, activation: Sequence[Expr], weight: Sequence[Expr]) -> Expr:
+        """``accumulator + popcount(weight & activation)``."""
+        return accumulator + T.popcount(weight[0] & activation[0])
+
+    def flush(self, total: Expr, accumulator: Expr) -> Expr:
+        """Not used: counters are wide enough."""
+        return total + accumulator
+
+
+@dataclass(frozen=True, kw_only=True)
+class PopcountBytes:
+    """AND and byte popcounts by table look-up, widened at once (VNNI) or every 31 steps."""
+
+    isa: X86
+    weight_dtype: str = "uint32"
+    vectors: int = 1
+    word_elements: int = 4
+
+    @property
+    def accumulator(self) -> str:
+        """32-bit lanes with VNNI; bytes that are flushed without."""
+        return "int32" if self.isa.vnni else "uint8"
+
+    @property
+    def flush_steps(self) -> int:
+        """31 where byte counters are kept."""
+        return 0 if self.isa.vnni else FLUSH_STEPS
+
+    def activation(self, source: Any, index: Expr) -> list[Expr]:
+        """32 bits of one plane of one pixel, in every lane."""
+        return [broadcast(T.reinterpret("uint32", source[T.ramp(index, 1, 4)]), self.isa)]
+
+    def step(self, accumulator: Expr, activation: Sequence[Expr], weight: Sequence[Expr]) -> Expr:
+        """Adds ``popcount(weight & activation)``."""
+        counts = T.popcount(T.reinterpret(self.isa.bytes_type, weight[0] & activation[0]))
+        return self.isa.add_bytes(accumulator, counts) if self.isa.vnni else accumulator + counts
+
+    def flush(self, total: Expr, accumulator: Expr) -> Expr:
+        """Widens byte counters."""
+        return self.isa.add_bytes(total, accumulator)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DotVnni:
+    """VPDPBUSD: four unsigned by signed byte products per lane and step."""
+
+    isa: X86
+    accumulator: str = "int32"
+    weight_dtype: str = "int32"
+    vectors: int = 1
+    flush_steps: int = 0
+    word_elements: int = 4
+
+    def activation(self, source: Any, index: Expr) -> list[Expr]:
+        """Four channels of one pixel, in every lane."""
+        word = T.reinterpret("int32", source[T.ramp(index, 1, 4)])
+        return [T.reinterpret(self.isa.bytes_type, broadcast(word, self.isa))]
+
+    def step(self, accumulator: Expr, activation: Sequence[Expr], weight: Sequence[Expr]) -> Expr:
+        """Adds four products per lane."""
+        signed = T.reinterpret(f"int8x{self.isa.lanes * 4}", weight[0])
+        name = f"llvm.x86.avx512.vpdpbusd.{self.isa.lanes * 32}"
+        return T.call_llvm_pure_intrin(vector("int32", self.isa), name, accumulator, activation[0], signed)
+
+    def flush(self, total: Expr, accumulator: Expr) -> Expr:
+        """Not used: counters are wide enough."""
+        return total + accumulator
+
+
+@dataclass(frozen=True, kw_only=True)
+class DotPairs:
+    """Two VPMADDWD on 16-bit pairs (even and odd channels of a word): exact without VNNI."""
+
+    isa: X86
+    accumulator: str = "int32"
+    weight_dtype: str = "int32"
+    vectors: int = 2
+    flush_steps: int = 0
+    word_elements: int = 4
+
+    def activation(self, source: Any, index: Expr) -> list[Expr]:
+        """Channels 0, 2 and channels 1, 3 of one pixel as 16-bit pairs, in every lane."""
+        word = T.reinterpret("uint32", source[T.ramp(index, 1, 4)])
+        mask = T.uint32(0x00FF00FF)
+        pairs = f"int16x{self.isa.lanes * 2}"
+        halves = (word & mask, T.shift_right(word, T.uint32(8)) & mask)
+        return [T.reinterpret(pairs, broadcast(half, self.isa)) for half in halves]
+
+    def step(self, accumulator: Expr, activation: Sequence[Expr], weight: Sequence[Expr]) -> Expr:
+        """Adds four products per lane."""
+        name = "llvm.x86.avx512.pmaddw.d.512" if self.isa.lanes == 16 else "llvm.x86.avx2.pmadd.wd"
+        pairs = f"int16x{self.isa.lanes * 2}"
+        for half, factor in zip(activation, weight, strict=True):
+            product = T.call_llvm_pure_intrin(vector("int32", self.isa), name, half, T.reinterpret(pairs, factor))
+            accumulator = accumulator + product
+        return accumulator
+
+    def flush(self, total: Expr, accumulator: Expr) -> Expr:
+        """Not used: counters are wide enough."""
+        return total + accumulator
+
+
+@dataclass(frozen=True, kw_only=True)
+class FloatFma:
+    """One float32 multiply-add per lane and step (contracted to FMA; the order of summation is free)."""
+
+    isa: X86
+    accumulator: str = "float32"
+    weight_dtype: str = "float32"
+    vectors: int = 1
+    flush_steps: int = 0
+    word_elements: int = 1
+
+    def activation(self, source: Any, index: Expr) -> list[Expr]:
+        """One channel of one pixel, in every lane."""
+        return [broadcast(source[index], self.isa)]
+
+    def step(self, accumulator: Expr, activation: Sequence[Expr], weight: Sequence[Expr]) -> Expr:
+        """``accumulator + activation * weight``."""
+        return accumulator + activation[0] * weight[0]
+
+    def flush(self, total: Expr, accumulator: Expr) -> Expr:
+        """Not used: there is one accumulator."""
+        return total + accumulator
+
+
+def popcount(isa: X86) -> PopcountLanes | PopcountBytes:
+    """The popcount family of this machine."""
+    return PopcountLanes(isa=isa) if isa.vector_popcount else PopcountBytes(isa=isa)
+
+
+def dot8(isa: X86) -> DotVnni | DotPairs:
+    """The 8-bit dot-product family of this machine."""
+    return DotVnni(isa=isa) if isa.vnni else DotPairs(isa=isa)
+
+
+def family(isa: X86, name: str) -> Any:
+    """The kernel family called `name`: ``popcount``, ``dot8`` or ``float``.
+
+    Raises:
+        KeyError: there is none.
+    """
+    makers = {"popcount": popcount, "dot8": dot8, "float": lambda machine: FloatFma(isa=machine)}
+    return makers[name](isa)
+
+
+def tile(isa: X86, shape: ConvShape, rule: SumRule, pool: tuple[int, int], blocks: int | None = None) -> Tile:
+    """The register tile: as many accumulators as fit, few weight vectors and many pixels.
+
+    Args:
+        isa: instruction set.
+        shape: loop nest.
+        rule: how sums combine.
+        pool: fused pooling window.
+        blocks: vectors of channels, where they are given by packed weights.
+    """
+    pairs = shape.weight_planes * rule.act_planes
+    window = pool[0] * pool[1]
+    budget = max(1, isa.accumulators // (pairs * window))
+    columns = shape.tile_columns
+    best: tuple[float, Tile] | None = None
+    for count in (8, 4, 2, 1) if blocks is None else (blocks,):
+        if shape.blocks % count or (count > budget and count > 1 and blocks is None):
+            continue
+        pixels = max(1, min(columns, budget // count))
+        # Loads per multiply, and the share of columns that the last tile repeats.
+        loads = 1 / (pixels * window) + 1 / count
+        waste = -(-columns // pixels) * pixels / columns
+        idle = max(1.0, 8 / (pairs * pixels * window * count))
+        cost = (1 + loads) * waste * idle
+        if best is None or cost < best[0]:
+            best = (cost, Tile(pixels=pixels, blocks=count))
+    if best is None:
+        raise ValueError(f"no tile of {blocks} vectors divides {shape.blocks}")
+    return best[1]

@@ -1,0 +1,13 @@
+"""x86-64 with AVX-512 VNNI: Cascade Lake."""
+
+from lqcompile.target import Target
+
+TARGET = Target(
+    name="x86-avx512-vnni",
+    description="x86-64 with AVX-512 VNNI (Cascade Lake)",
+    machine="x86_64",
+    schedule="x86",
+    llvm={"mcpu": "cascadelake"},
+    features=("avx2", "fma", "bmi2", "popcnt", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni"),
+    vector_bits=512,
+)

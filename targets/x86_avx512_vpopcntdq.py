@@ -1,0 +1,29 @@
+"""x86-64 with AVX-512 VNNI, VPOPCNTDQ and BITALG: Ice Lake-SP, Sapphire Rapids, Zen 4 and later."""
+
+from lqcompile.target import Target
+
+TARGET = Target(
+    name="x86-avx512-vpopcntdq",
+    description="x86-64 with AVX-512 VNNI and VPOPCNTDQ (Ice Lake-SP, Sapphire Rapids, Zen 4)",
+    machine="x86_64",
+    schedule="x86",
+    llvm={
+        "mcpu": "cascadelake",
+        "mattr": ["+avx512vpopcntdq", "+avx512bitalg", "+avx512vbmi"],
+    },
+    features=(
+        "avx2",
+        "fma",
+        "bmi2",
+        "popcnt",
+        "avx512f",
+        "avx512bw",
+        "avx512dq",
+        "avx512vl",
+        "avx512_vnni",
+        "avx512_vpopcntdq",
+        "avx512_bitalg",
+        "avx512vbmi",
+    ),
+    vector_bits=512,
+)
