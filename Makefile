@@ -1,0 +1,47 @@
+# Everything sets itself up: 'make demo' and 'make test' work in a fresh clone with Python 3.11 or newer.
+
+PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3,$(if $(shell command -v $(name)),$(name))))
+PIP_INSTALL = $(1)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+SOURCES = pyproject.toml constraints.txt
+
+# The demo needs neither torch nor the tools; tests and benchmarks need everything.
+BASE = .venv-demo
+FULL = .venv
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test bench lint system clean
+
+help: ## show this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
+
+demo: $(BASE)/.ready ## build, verify and time the shipped model on real images
+	@$(BASE)/bin/lqcompile demo
+
+test: $(FULL)/.ready system lint ## lint, types and all tests
+	OMP_NUM_THREADS=1 $(FULL)/bin/python -m pytest -n 2 --dist worksteal -q
+
+bench: $(FULL)/.ready system ## every speed claim of the README
+	@set -e; for file in benchmarks/*.py; do echo "== $$file"; $(FULL)/bin/python "$$file"; done
+
+lint: $(FULL)/.ready ## ruff and mypy
+	$(FULL)/bin/ruff check .
+	$(FULL)/bin/ruff format --check .
+	$(FULL)/bin/mypy
+
+system: ## install system packages that tests use, where that is possible
+	@bash scripts/install-system.sh
+
+clean: ## remove the environments and caches
+	rm -rf $(BASE) $(FULL) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+$(BASE)/.ready: $(SOURCES)
+	@echo "Setting up $(BASE) (about a minute, once) ..."
+	@$(PYTHON) -m venv --clear $(BASE)
+	@$(call PIP_INSTALL,$(BASE)) --editable .
+	@touch $@
+
+$(FULL)/.ready: $(SOURCES)
+	@echo "Setting up $(FULL) (a few minutes, once) ..."
+	@$(PYTHON) -m venv --clear $(FULL)
+	@$(call PIP_INSTALL,$(FULL)) --editable '.[train,tune,bench,dev]'
+	@touch $@
