@@ -25,6 +25,14 @@ MIN_IR_VERSION = 4
 MAX_IR_VERSION = 13
 """Newest IR that ONNX Runtime 1.31 reads."""
 
+_INVALID = (
+    onnx.checker.ValidationError,
+    onnx.shape_inference.InferenceError,
+    onnx_ir.serde.SerdeError,
+    UnicodeDecodeError,
+)
+"""What onnx and onnx_ir raise for a graph that is not valid; the last one for names that are not UTF-8."""
+
 AGAIN = "export the model again"
 
 
@@ -84,14 +92,14 @@ def prepare(model: onnx.ModelProto, subject: str = "model") -> onnx_ir.Model:
     try:
         onnx.checker.check_model(model)
         inferred = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as e:
+        # Old exporters list initializers among the inputs as well; ONNX then calls them default values.
+        constants = {tensor.name for tensor in inferred.graph.initializer}
+        inputs = [value for value in inferred.graph.input if value.name not in constants]
+        del inferred.graph.input[:]
+        inferred.graph.input.extend(inputs)
+        result: onnx_ir.Model = onnx_ir.from_proto(inferred)
+    except _INVALID as e:
         raise ModelError(f"{subject}: found an invalid graph ({' '.join(str(e).split())}); {AGAIN}") from e
-    # Old exporters list initializers among the inputs as well; ONNX then calls them default values.
-    constants = {tensor.name for tensor in inferred.graph.initializer}
-    inputs = [value for value in inferred.graph.input if value.name not in constants]
-    del inferred.graph.input[:]
-    inferred.graph.input.extend(inputs)
-    result: onnx_ir.Model = onnx_ir.from_proto(inferred)
     return result
 
 

@@ -75,12 +75,16 @@ def register() -> None:
 
 
 def _infer_quantize(context: InferenceContext) -> None:
-    context.set_output_type(0, context.get_input_type(0))
+    result = context.get_input_type(0)
+    if result is not None:
+        context.set_output_type(0, result)
 
 
 def _infer_conv(context: InferenceContext) -> None:
     """Computes what sane attributes allow and leaves the rest unknown: naming a bad attribute is the checker's work."""
     result = context.get_input_type(0)
+    if result is None:
+        return
     weight_shape, strides, pads, dilations = (
         list(context.get_attribute(label).ints) for label in ("weight_shape", "strides", "pads", "dilations")
     )
@@ -103,6 +107,8 @@ def _infer_conv(context: InferenceContext) -> None:
 
 def _infer_linear(context: InferenceContext) -> None:
     result = context.get_input_type(0)
+    if result is None:
+        return
     weight_shape = context.get_attribute("weight_shape").ints
     if result.tensor_type.shape.dim and len(weight_shape) == 2:
         last = result.tensor_type.shape.dim[-1]
