@@ -183,16 +183,15 @@ def _global_average_pool(builder: FlowBuilder, node: onnx_ir.Node) -> None:
 def _concat(builder: FlowBuilder, node: onnx_ir.Node) -> None:
     """Concatenation of channels; of flattened images as well, where they have the same size."""
     views = tuple(builder.view(node, index) for index in range(len(node.inputs)))
-    images = sorted({view.stored[1:] for view in views})
-    if len(images) > 1:
+    if len({view.stored[1:] for view in views}) > 1:
         raise unsupported(
             node,
-            f"flattened images of {' and '.join(str(list(image)) for image in images)}",
+            f"flattened images of {' and '.join(str(list(view.stored)) for view in views)}",
             "images of one size",
             "concatenate in front of the flattening",
         )
     channels = sum(view.stored[0] for view in views)
-    builder.emit(node, Concat(), views, (channels, *images[0]))
+    builder.emit(node, Concat(), views, (channels, *views[0].stored[1:]))
 
 
 def _softmax(builder: FlowBuilder, node: onnx_ir.Node) -> None:
