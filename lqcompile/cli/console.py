@@ -18,6 +18,8 @@ from rich.table import Table
 ProgressCallback = Callable[[str, float], None]
 """Called with what is being done and the part of it that is done, 0 to 1."""
 
+_FILE_WIDTH = 160
+
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 
 
@@ -27,8 +29,8 @@ def print_json(value: object) -> None:
 
 
 def print_text(text: str) -> None:
-    """Print a line as it is, without markup."""
-    Console().print(text, markup=False, highlight=False, soft_wrap=True)
+    """Print text as it is, without markup; broken between words on a terminal."""
+    _console().print(text, markup=False, highlight=False)
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
@@ -39,7 +41,7 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[obje
         table.add_column(name, justify="right" if right else "left", overflow="fold")
     for row in rows:
         table.add_row(*(_escape(str(cell)) for cell in row))
-    Console().print(table)
+    _console().print(table)
 
 
 @contextmanager
@@ -79,6 +81,12 @@ def in_kilobytes(size: float) -> str:
 def in_percent(part: float) -> str:
     """A part of 1 for people: ``91.4 %``."""
     return f"{100 * part:.1f} %"
+
+
+def _console() -> Console:
+    """Standard output, as wide as the terminal; what goes to a file or a pipe is not broken to a terminal's width."""
+    console = Console()
+    return console if console.is_terminal else Console(width=_FILE_WIDTH)
 
 
 def _finite(value: Any) -> Any:

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 EXAMPLE = "Example: lqcompile demo"
 
+_PEER_TITLES = {"onnxruntime-fp32": "ONNX Runtime, float twin", "onnxruntime-int8": "ONNX Runtime, twin in int8"}
+
 MODEL, FLOAT_MODEL, IMAGES = "fashion_mnist_w2a2.onnx", "fashion_mnist_float.onnx", "fashion_mnist_test.npz"
 
 
@@ -42,7 +44,7 @@ def demo(
     """Build, verify and time the model that ships with lqcompile, on 1,000 real images."""
     from lqcompile import bench as timing
     from lqcompile.build import build
-    from lqcompile.errors import VerificationError
+    from lqcompile.errors import InputError, VerificationError
     from lqcompile.inputs import load_samples
     from lqcompile.peers import FP32, INT8
     from lqcompile.runtime import load
@@ -54,6 +56,10 @@ def demo(
         built = build(data / MODEL, target=target, output=path, progress=move).to_json()
         compiled = load(path, threads=threads)
         samples, labels = load_samples(data / IMAGES, compiled.inputs[0])
+        if labels is None:
+            raise InputError(
+                f"demo images '{data / IMAGES}': found no 'labels', expected them; install lqcompile again"
+            )
         verified = verify(data / MODEL, compiled, samples, labels, progress=move).to_json()
         peers = timing.open_peers(
             (FP32, INT8),
@@ -88,11 +94,6 @@ def show_demo(report: dict[str, Any]) -> None:
     names = list(report["peers"])
     peers, times = report["peers"], timed["against"]
     forced = verified["forced"]
-    equal = (
-        f"yes: {forced['codes']:,} codes of {forced['layers']} layers, {forced['mismatches']} differ"
-        if verified["passed"]
-        else f"NO: {forced['mismatches']:,} of {forced['codes']:,} codes differ"
-    )
     rows = [
         (
             "right answers",
@@ -102,25 +103,25 @@ def show_demo(report: dict[str, Any]) -> None:
         ("time for one image", f"{timed['median_ms']:.3f} ms", *(f"{times[n]['median_ms']:.3f} ms" for n in names)),
         ("times as long as lqcompile", "1.0", *(f"{times[n]['ratio']:.1f}" for n in names)),
         ("model file", in_kilobytes(built["bytes"]["onnx"]), *(in_kilobytes(peers[n]["bytes"]) for n in names)),
-        ("equal to its ONNX file", equal, *("-" for _ in names)),
+        ("equal to its ONNX file", "yes" if verified["passed"] else "NO", *("-" for _ in names)),
     ]
     print_table(
         f"Fashion-MNIST, {verified['free']['samples']:,} test images, threads: {timed['threads']}, {timed['cpu']}",
-        ("", "lqcompile (2-bit)", *(f"{name} (float twin)" for name in names)),
+        ("", "lqcompile (2-bit)", *(_PEER_TITLES.get(name, name) for name in names)),
         rows,
     )
     print_text(
-        f"Built in {built['seconds']:.1f} s for {built['target']} into {in_kilobytes(built['bytes']['artifact'])}. "
+        f"Equality: {forced['codes']:,} codes of {forced['layers']} layers compared with ONNX Runtime, "
+        f"{forced['mismatches']:,} differ. "
         f"ONNX Runtime on the 2-bit file itself: {in_percent(verified['accuracy']['reference'])} right, the same class "
         f"as lqcompile for {in_percent(verified['free']['top1_agreement'])} of the images. "
+        f"Built in {built['seconds']:.1f} s for {built['target']} into {in_kilobytes(built['bytes']['artifact'])}. "
         f"Times are medians of {timed['repeats']} interleaved rounds."
     )
 
 
-def _accuracy(peer: Peer, samples: Arrays, labels: npt.NDArray[np.int64] | None) -> float | None:
-    """Part of the samples that a peer classifies as labelled, in calls of 100 samples; None without labels."""
-    if labels is None:
-        return None
+def _accuracy(peer: Peer, samples: Arrays, labels: npt.NDArray[np.int64]) -> float:
+    """Part of the samples that a peer classifies as labelled, in calls of 100 samples."""
     right = 0
     for start in range(0, len(labels), 100):
         part = {name: array[start : start + 100] for name, array in samples.items()}
