@@ -3,7 +3,8 @@
 A plan is target-independent. It fixes the arithmetic of the network down to each rounding, so that every backend, the
 NumPy reference (`lqcompile.reference`) and the integer form that ONNX Runtime runs agree bit for bit:
 
-1. A contraction computes integers (see `Contraction`) and from them ``y`` in float64, each product and sum rounded once.
+1. A contraction computes integers (see `Contraction`) and from them ``y`` in float64, each product and sum rounded
+   once.
 2. `Region.stages` follow in float64. The result is rounded once to float32: the *stream*.
 3. Each `Output` applies its own stages to the stream, again in float64 rounded once to float32 (no stages: the stream
    as it is), and then its quantizer, which compares float32 with float32.
@@ -28,7 +29,7 @@ AnyWeights = LowBitWeights | Int8Weights | FloatWeights
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Affine:
-    """``x * scale + shift`` per channel: float64[C] both; batch normalization, bias and constant Mul, Add fold into it."""
+    """``x * scale + shift`` per channel: float64[C] both; batch normalization, bias, constant Mul and Add become one."""
 
     scale: npt.NDArray[np.float64]
     shift: npt.NDArray[np.float64]
