@@ -1,0 +1,70 @@
+"""The two references in ONNX Runtime: the integer form, and the file itself with its tensors laid open."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime
+
+from lqcompile.graph.plan import Plan
+from lqcompile.integer_form import integer_form
+
+Array = npt.NDArray[Any]
+Arrays = dict[str, Array]
+
+
+class Session:
+    """An ONNX Runtime session on the CPU.
+
+    Args:
+        model: to run.
+        level: of graph optimizations: "none", "basic" or "all" (what a user gets).
+    """
+
+    def __init__(self, model: onnx.ModelProto, level: str) -> None:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        options.graph_optimization_level = {
+            "none": onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL,
+            "basic": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC,
+            "all": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL,
+        }[level]
+        data = model.SerializeToString()
+        self._session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        self.outputs = [output.name for output in self._session.get_outputs()]
+
+    def run(self, feeds: Mapping[str, npt.NDArray[np.float32]]) -> Arrays:
+        """Every output by name."""
+        return dict(zip(self.outputs, self._session.run(None, dict(feeds)), strict=True))
+
+
+def integer_session(plan: Plan) -> Session:
+    """The integer form with every value and integer as an output."""
+    return Session(integer_form(plan, expose=True), "none")
+
+
+def open_session(model: onnx.ModelProto, names: Iterable[str]) -> Session:
+    """The file with further tensors as outputs, where it has them.
+
+    Only basic optimizations are on: they fold the unpacking of weights, and cannot fuse across a tensor that is wanted.
+
+    Args:
+        model: the file.
+        names: of tensors.
+    """
+    opened = onnx.ModelProto()
+    opened.CopyFrom(model)
+    made = {name for node in model.graph.node for name in node.output}
+    given = {output.name for output in model.graph.output}
+    for name in sorted(set(names) & made - given):
+        opened.graph.output.append(onnx.ValueInfoProto(name=name))
+    return Session(opened, "basic")
+
+
+def stock_session(model: onnx.ModelProto) -> Session:
+    """The file as it is."""
+    return Session(model, "all")
