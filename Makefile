@@ -1,7 +1,7 @@
 # Everything sets itself up: 'make demo' and 'make test' work in a fresh clone with Python 3.11 or newer.
 
 PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3,$(if $(shell command -v $(name)),$(name))))
-PIP_INSTALL = $(1)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+PIP_INSTALL = $(1)/bin/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt
 SOURCES = pyproject.toml constraints.txt
 
 # The demo needs neither torch nor the tools; tests and benchmarks need everything.
