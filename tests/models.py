@@ -482,6 +482,15 @@ def classifier_model(
     return last(classes).build()
 
 
+def open_output(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Forget the declared sizes of the outputs, which a test is about to change; in place."""
+    for value in model.graph.output:
+        for axis, dim in enumerate(value.type.tensor_type.shape.dim[1:], start=1):
+            dim.Clear()
+            dim.dim_param = f"open{axis}"
+    return model
+
+
 def random_input(rng: np.random.Generator, model: onnx.ModelProto, batch: int = 2) -> dict[str, np.ndarray]:
     """Normal float32 arrays for every input; `batch` fills an open dimension 0."""
     feeds = {}

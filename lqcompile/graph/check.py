@@ -13,7 +13,7 @@ from lqcompile.graph.functions import overload
 from lqcompile.graph.load import load
 from lqcompile.graph.nodes import constant, sample_shape, subject, unsupported, violation
 from lqcompile.graph.schema import CONV, DOMAIN, OPERATORS, QUANTIZE
-from lqcompile.graph.supported import check_standard
+from lqcompile.graph.supported import check_operator, check_standard
 
 __all__ = ["check", "load_checked", "read_bias", "read_geometry", "read_quantizer", "read_weights"]
 
@@ -45,6 +45,8 @@ def check(model: onnx_ir.Model) -> None:
                 f"{subject(node)}: found an operator of the domain '{node.domain}', expected ai.onnx or {DOMAIN}; "
                 "export without custom operators"
             )
+        else:
+            check_operator(node)
     _check_values(model.graph)
     for node in model.graph:
         if node.domain == DOMAIN:
@@ -106,8 +108,8 @@ def _check_shape(value: onnx_ir.Value, name: str) -> None:
     shown = f"[{', '.join(str(dim) for dim in dims)}]"
     if not dims:
         raise UnsupportedError(f"{name}: found a scalar, expected a batch in dimension 0; keep the batch dimension")
-    if 0 in dims:
-        raise ModelError(f"{name}: found shape {shown}, expected no dimension of size 0; export with a larger example")
+    if any(isinstance(dim, int) and dim < 1 for dim in dims):
+        raise ModelError(f"{name}: found shape {shown}, expected sizes of 1 or more; export with a larger example")
     if any(not isinstance(dim, int) for dim in dims[1:]):
         raise UnsupportedError(
             f"{name}: found shape {shown}, expected only the batch (dimension 0) to vary; export with fixed sizes"

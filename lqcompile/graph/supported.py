@@ -26,19 +26,25 @@ from lqcompile.graph.nodes import (
 from lqcompile.graph.qdq import check_dequantize, check_quantize
 
 
+def check_operator(node: onnx_ir.Node) -> None:
+    """Check that a node of the standard domain is an operator that is compiled at all.
+
+    Raises:
+        UnsupportedError: it is not.
+    """
+    if node.op_type not in SUPPORTED:
+        known = ", ".join(sorted(SUPPORTED))
+        raise unsupported(node, "an operator that is not supported", f"one of {known}", "replace it")
+
+
 def check_standard(node: onnx_ir.Node) -> None:
-    """Check a node of the standard domain.
+    """Check what a node of a supported operator asks for.
 
     Raises:
         ModelError: a parameter is computed or not finite.
-        UnsupportedError: the operator, or what the node asks of it, is not compiled.
+        UnsupportedError: the node asks for something that is not compiled.
     """
-    check = SUPPORTED.get(node.op_type)
-    if check is None:
-        known = ", ".join(sorted(SUPPORTED))
-        raise unsupported(node, "an operator that is not supported", f"one of {known}", "replace it")
-    if node.op_type != "Constant":
-        check(node)
+    SUPPORTED[node.op_type](node)
 
 
 def _binary(node: onnx_ir.Node) -> None:
@@ -154,7 +160,7 @@ def _axis_one(node: onnx_ir.Node) -> None:
 
 
 def _elementwise(node: onnx_ir.Node) -> None:
-    """Relu and Identity have nothing to check."""
+    """Constant, Identity and Relu have nothing to check."""
 
 
 SUPPORTED: dict[str, Callable[[onnx_ir.Node], None]] = {
