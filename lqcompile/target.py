@@ -18,6 +18,7 @@ class Target:
         description: one line for people.
         machine: ``platform.machine()`` of the device, such as ``x86_64``.
         schedule: module of schedules/ that holds the kernels.
+        system: operating system of the device, as `lqcompile.cpu.system` names it.
         llvm: TVM target attributes beside ``kind``.
         features: CPU features (as Linux names them) that the code uses; all must be there at load.
         vector_bits: width of a vector register.
@@ -28,6 +29,7 @@ class Target:
     description: str
     machine: str
     schedule: str
+    system: str = "linux"
     llvm: dict[str, object] = field(default_factory=dict)
     features: tuple[str, ...] = ()
     vector_bits: int = 128

@@ -114,7 +114,7 @@ def _pool(isa: Isa, data: Any, source: Format, window: Window, signs: Any, posit
     return T.bind(result[0] / T.broadcast(T.cast(count, "float64"), isa.lanes))
 
 
-def to_nhwc(source: Format, target: Format) -> Any:
+def to_nhwc(target: Format) -> Any:
     """Builds the PrimFunc that copies a graph input, float32 [C][H][W], to a float32 NHWC format."""
     with IRBuilder() as builder, T.prim_func():
         T.func_name("to_nhwc")

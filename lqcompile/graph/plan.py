@@ -29,7 +29,7 @@ AnyWeights = LowBitWeights | Int8Weights | FloatWeights
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Affine:
-    """``x * scale + shift`` per channel: float64[C] both; batch normalization, bias, constant Mul and Add become one."""
+    """``x * scale + shift``, float64[C] both; batch normalization, bias, constant Mul and Add fold into it."""
 
     scale: npt.NDArray[np.float64]
     shift: npt.NDArray[np.float64]

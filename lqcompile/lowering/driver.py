@@ -88,11 +88,11 @@ def make_driver(program: Program, relax_module: tvm.IRModule, keys: dict[str, st
     offsets, arena_bytes = plan_arena(_lifetimes(calls, step_outputs, tensors))
     functions: dict[str, Any] = {}
     for step, call in zip(program.steps, calls, strict=True):
-        functions[call.function] = _subroutine(relax_module[call.function])
+        functions[call.function] = _subroutine(relax_module[call.function], call.function)
         del step
     sums_calls = []
     for kernel in program.sums:
-        functions[kernel.step.name] = _subroutine(kernel.step.function)
+        functions[kernel.step.name] = _subroutine(kernel.step.function, kernel.step.name)
         sums_calls.append([("param", parameters.add(array)) for array in kernel.step.constants])
     handles = {name: tvm.ir.GlobalVar(name) for name in functions}
     module = {handles[name]: function for name, function in functions.items()}
@@ -155,7 +155,7 @@ def _lifetimes(
     return [Lifetime(key=key, size_bytes=size, first=first[key], last=last[key]) for key, size in sizes.items()]
 
 
-def _subroutine(function: Any) -> Any:
+def _subroutine(function: Any, name: str) -> Any:
     """A PrimFunc on buffers as a private one on raw pointers, returning 0."""
     pointers = []
     statements = []
@@ -164,8 +164,11 @@ def _subroutine(function: Any) -> Any:
         pointer = tvm.ir.Var(f"{buffer.name}_data", tvm.ir.PointerType(tvm.ir.PrimType(str(dtype)), "global"))
         pointers.append(pointer)
         statements.append(tirx.DeclBuffer(buffer, data=pointer))
-    body = tirx.SeqStmt([*statements, function.body, tirx.Return(tirx.IntImm("int32", 0))])
-    return tirx.PrimFunc(pointers, body, INT32, {"tirx.noalias": True})
+    scope = tirx.AttrStmt(
+        tirx.IntImm("int32", 0), "compute_scope", tvm.ir.StringImm(f"{name}_compute"), tirx.SeqStmt([*statements, function.body])
+    )
+    body = tirx.SeqStmt([scope, tirx.Return(tirx.IntImm("int32", 0))])
+    return tirx.PrimFunc(pointers, body, INT32).with_attr("tirx.noalias", True)
 
 
 def _run(

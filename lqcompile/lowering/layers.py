@@ -332,10 +332,12 @@ class _Lowering:
             step=step,
             region=layer.region.name,
             pairs=(rule.weight_basis, rule.act_planes),
+            bits=(operation.weights.bits, layer.quantizer.bits if layer.quantizer else 0),
             shape=(shape.out_height, shape.out_width, self.channels),
             channels=self.outputs,
             signs=np.where(self.flips, -1, 1).astype(np.int32),
             corrections=self._corrections().astype(np.int32),
             multipliers=multipliers,
+            single=layer.family == "dot8",
         )
 

@@ -63,21 +63,25 @@ class SumsKernel:
         step: its call; outputs are the workspace (if any) and the sums.
         region: name of the region.
         pairs: (weight basis planes, activation planes); (1, 1) for one integer sum.
+        bits: (Kw, Ka): the pairs without offsets.
         shape: (OH, OW, physical channels).
         channels: output channels.
         signs: int32[O] by which to multiply what is stored.
         corrections: int32[O] to subtract from what is stored, before the sign (zero points).
         multipliers: (m_i int64[O, Kw], n_j) to combine pairs into one integer sum, or None.
+        single: what is stored is one integer sum T.
     """
 
     step: Step
     region: str
     pairs: tuple[int, int]
+    bits: tuple[int, int]
     shape: tuple[int, int, int]
     channels: int
     signs: npt.NDArray[np.int32]
     corrections: npt.NDArray[np.int32]
     multipliers: tuple[npt.NDArray[np.int64], tuple[int, ...]] | None
+    single: bool
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -120,7 +124,7 @@ def to_relax(program: Program) -> tuple[tvm.IRModule, dict[str, str]]:
 
 def _emit(builder: Any, step: Step, variables: dict[str, Any], keys: dict[str, str]) -> None:
     function = builder.add_func(step.function, step.name)
-    arguments = [variables[key] for key in step.inputs] + [relax.const(array) for array in step.constants]
+    arguments = [variables[key] for key in step.inputs] + [relax.const(tvm.runtime.tensor(array), str(array.dtype)) for array in step.constants]
     types = [relax.TensorType((tensor.size,), tensor.dtype) for tensor in step.outputs]
     call = relax.call_tir(function, relax.Tuple(arguments), types if len(types) > 1 else types[0])
     result = builder.emit(call, name_hint=step.name)

@@ -65,6 +65,8 @@ def read_idx(path: Path) -> npt.NDArray[np.uint8]:
     if len(content) < 4 or content[:3] != b"\0\0\x08":
         raise InputError(f"{path}: found header {content[:4].hex()!r}, expected 000008 (IDX of unsigned bytes)")
     header = 4 + 4 * content[3]
+    if len(content) < header:
+        raise InputError(f"{path}: found header of {len(content)} bytes, expected {header}; fetch it again")
     shape = tuple(int(size) for size in np.frombuffer(content[4:header], dtype=">i4"))
     expected = int(np.prod(shape))
     if len(content) - header != expected:

@@ -64,9 +64,6 @@ class LevelQuantizer(nn.Module):
         scale: float32[C]; ones until then. The basis vectors are ``basis * scale``.
         integer: the basis is snapped and no longer learns.
         integer_required: the basis must be snapped before export (``basis="int8"``).
-
-    Raises:
-        QuantizationError: K is not in 1..4.
     """
 
     basis: Tensor
@@ -75,11 +72,6 @@ class LevelQuantizer(nn.Module):
 
     def __init__(self, basis: Tensor, *, symmetric: bool) -> None:
         super().__init__()
-        if not 1 <= basis.shape[1] <= MAX_BITS:
-            raise QuantizationError(
-                f"quantizer: found {basis.shape[1]} bits, expected 1 to {MAX_BITS}; "
-                "act_bits=None leaves activations in float"
-            )
         self.symmetric = symmetric
         self.integer = False
         self.integer_required = False
@@ -177,10 +169,14 @@ class LQActivation(LevelQuantizer):
     Args:
         bits: 1 to 4.
 
+    Raises:
+        QuantizationError: `bits` out of range.
+
     Source: LQ-Nets, section 3.3; initial basis as in the authors' code.
     """
 
     def __init__(self, bits: int = 2) -> None:
+        check_bits("act_bits", bits)
         step = 0.6745 * 2 / ((1 << bits) - 1)
         super().__init__(step * 2.0 ** torch.arange(bits)[None, :], symmetric=False)
 
@@ -206,9 +202,13 @@ class LQWeight(LevelQuantizer):
     Args:
         bits: 1 to 4.
         weight: float[O, ...], for the shape and device; initial basis as in the authors' code.
+
+    Raises:
+        QuantizationError: `bits` out of range.
     """
 
     def __init__(self, bits: int, weight: Tensor) -> None:
+        check_bits("weight_bits", bits)
         channels = weight.shape[0]
         fan_out = channels * weight[0, 0].numel()
         first = 0.6745 * (2 / fan_out) ** 0.5 / 2 ** (bits - 1)
@@ -222,6 +222,19 @@ class LQWeight(LevelQuantizer):
         quantized = quantized.to(weight.dtype)
         result: Tensor = _StraightThrough.apply(weight, quantized, None)  # type: ignore[no-untyped-call]
         return result
+
+
+def check_bits(name: str, bits: int) -> None:
+    """Refuse bits outside 1..4.
+
+    Raises:
+        QuantizationError: naming the argument.
+    """
+    if not 1 <= bits <= MAX_BITS:
+        raise QuantizationError(
+            f"{name}: found {bits}, expected 1 to {MAX_BITS}; leave the layer in float with skip, "
+            "or its activations with act_bits=None"
+        )
 
 
 def _is_channels_last(x: Tensor) -> bool:

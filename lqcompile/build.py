@@ -1,0 +1,260 @@
+"""The main job: from an ONNX file to an artifact."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lqcompile
+from lqcompile.artifact import write_artifact
+from lqcompile.codegen import compile_driver, link
+from lqcompile.errors import BuildError
+from lqcompile.graph.check import load_checked
+from lqcompile.graph.fuse import make_plan
+from lqcompile.graph.plan import Contraction, Plan
+from lqcompile.graph.specs import FloatWeights, Int8Weights, LowBitWeights
+from lqcompile.layout import describe
+from lqcompile.lowering.choose import Choice
+from lqcompile.lowering.driver import Driver, lower_program
+from lqcompile.lowering.lower import lower
+from lqcompile.lowering.program import Program, Tensor
+from lqcompile.target import Target, expand, find
+
+TOOLS = ("apache-tvm", "apache-tvm-ffi", "onnx", "onnx-ir", "numpy", "ziglang")
+
+Progress = Callable[[str, float], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildReport:
+    """What was built.
+
+    Args:
+        artifact: the file.
+        target: name of the target.
+        seconds: wall time.
+        onnx_bytes: size of the model file.
+        packed_weights_bytes: low-bit and 8-bit weights, packed.
+        artifact_bytes: size of the artifact.
+        layers: of the most demanding variant: name, op, weight_bits, act_bits, kernel and reason of each contraction.
+        variants: names, from the least to the most demanding.
+    """
+
+    artifact: Path
+    target: str
+    seconds: float
+    onnx_bytes: int
+    packed_weights_bytes: int
+    artifact_bytes: int
+    layers: tuple[dict[str, Any], ...]
+    variants: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """The report with stable keys."""
+        return {
+            "artifact": str(self.artifact),
+            "target": self.target,
+            "seconds": round(self.seconds, 3),
+            "bytes": {
+                "onnx": self.onnx_bytes,
+                "packed_weights": self.packed_weights_bytes,
+                "artifact": self.artifact_bytes,
+            },
+            "layers": list(self.layers),
+            "variants": list(self.variants),
+        }
+
+
+def build(
+    model: str | Path,
+    *,
+    target: str,
+    output: str | Path,
+    strict: bool = False,
+    dump_ir: str | Path | None = None,
+    progress: Progress | None = None,
+) -> BuildReport:
+    """Compiles an ONNX model into one artifact.
+
+    Args:
+        model: ONNX file that follows the contract (docs/onnx-contract.md).
+        target: name of a target; `lqcompile.target.names` lists them.
+        output: the artifact to write; whole or not at all.
+        strict: refuse instead of computing a low-bit layer in float32.
+        dump_ir: folder for the plan, the Relax module, the driver and the LLVM code of each variant.
+        progress: called with what is being done and the share that is done, 0 to 1.
+
+    Raises:
+        LQCompileError: the model, the target or the output does not serve; the message says what to do.
+    """
+    start = time.monotonic()
+    path, artifact = Path(model), Path(output)
+    tell = progress or (lambda _text, _share: None)
+    machine = find(target)
+    tell("reading the model", 0.0)
+    plan = make_plan(load_checked(path))
+    dump = _Dump(Path(dump_ir)) if dump_ir else None
+    if dump:
+        dump.write("1_plan.txt", _plan_text(plan))
+    data = path.read_bytes()
+    variants: list[dict[str, Any]] = []
+    members: dict[str, bytes] = {}
+    targets = expand(machine)
+    for index, variant in enumerate(targets):
+        tell(f"compiling for {variant.name}", (index + 0.1) / (len(targets) + 0.1))
+        program = lower(plan, variant)
+        if strict:
+            _refuse_fallback(plan, program.choices)
+        module, driver = lower_program(program)
+        if dump:
+            dump.write(f"2_relax_{variant.name}.py", module.script())
+            dump.write(f"3_driver_{variant.name}.py", driver.module.script())
+        executable = compile_driver(driver, variant)
+        if dump:
+            dump.write(f"4_{variant.name}.s", executable.inspect_source("asm"))
+        library, params = f"lib/{variant.name}.so", f"params/{variant.name}.bin"
+        members[library], members[params] = link(executable), driver.parameters
+        variants.append(_variant(plan, program, driver, variant, library, params))
+    tell("writing the artifact", 0.99)
+    manifest = _manifest(plan, path, data, machine, variants)
+    write_artifact(artifact, manifest, members)
+    tell("done", 1.0)
+    return BuildReport(
+        artifact=artifact,
+        target=machine.name,
+        seconds=time.monotonic() - start,
+        onnx_bytes=len(data),
+        packed_weights_bytes=_packed_bytes(plan),
+        artifact_bytes=artifact.stat().st_size,
+        layers=tuple(variants[-1]["layers"]),
+        variants=tuple(variant.name for variant in targets),
+    )
+
+
+class _Dump:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise BuildError(f"folder '{folder}': {error.strerror}; give --dump-ir a folder that can be written") from error
+
+    def write(self, name: str, text: str) -> None:
+        (self.folder / name).write_text(text, encoding="utf-8")
+
+
+def _refuse_fallback(plan: Plan, choices: dict[str, Choice]) -> None:
+    for region in plan.regions:
+        operation = region.operation
+        if isinstance(operation, Contraction) and choices[region.name].family == "float":
+            if isinstance(operation.weights, FloatWeights):
+                continue
+            raise BuildError(
+                f"node '{region.name}' ({region.op_type}): found no exact kernel ({choices[region.name].reason}), expected "
+                "one because of --strict; quantize its input or build without --strict"
+            )
+
+
+def _manifest(plan: Plan, path: Path, data: bytes, target: Target, variants: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "lqcompile": lqcompile.__version__,
+        "target": target.name,
+        "machine": target.machine,
+        "system": target.system,
+        "onnx": {"name": path.name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()},
+        "tools": {name: importlib.metadata.version(name) for name in TOOLS},
+        "inputs": [{"name": value.name, "shape": list(value.shape), "dtype": "float32"} for value in plan.inputs],
+        "outputs": [{"name": name, "shape": list(shape), "dtype": "float32"} for name, _, shape in plan.outputs],
+        "variants": variants,
+    }
+
+
+def _variant(
+    plan: Plan, program: Program, driver: Driver, target: Target, library: str, params: str
+) -> dict[str, Any]:
+    tensors: dict[str, Tensor] = {tensor.key: tensor for step in program.steps for tensor in step.outputs}
+    regions = {region.name: region for region in plan.regions}
+    spans = []
+    for name, first, last in driver.regions:
+        region = regions.get(name)
+        reads = (*region.inputs, *region.residuals) if region else ()
+        writes = tuple(output.value.name for output in region.outputs) if region else ()
+        spans.append({"name": name, "first": first, "last": last, "reads": list(reads), "writes": list(writes)})
+    return {
+        "name": target.name,
+        "requires": list(target.features),
+        "library": library,
+        "params": params,
+        "arena_bytes": driver.arena_bytes,
+        "steps": len(program.steps),
+        "layers": [_layer(plan, name, choice) for name, choice in program.choices.items()],
+        "regions": spans,
+        "tensors": [
+            describe(tensors[key], plan.values[tensors[key].value or ""], offset)
+            for key, offset in driver.offsets.items()
+            if tensors[key].value in plan.values
+        ],
+        "sums": [
+            {
+                "region": kernel.region,
+                "pairs": list(kernel.pairs),
+                "bits": list(kernel.bits),
+                "shape": list(kernel.shape),
+                "channels": kernel.channels,
+                "single": kernel.single,
+                "elements": sum(tensor.size for tensor in kernel.step.outputs),
+                "signs": kernel.signs.tolist(),
+                "corrections": kernel.corrections.tolist(),
+                "multipliers": [kernel.multipliers[0].tolist(), list(kernel.multipliers[1])]
+                if kernel.multipliers
+                else None,
+            }
+            for kernel in program.sums
+        ],
+    }
+
+
+def _layer(plan: Plan, name: str, choice: Choice) -> dict[str, Any]:
+    region = next(region for region in plan.regions if region.name == name)
+    if not isinstance(region.operation, Contraction):
+        raise TypeError(f"region {name} is not a contraction")
+    value = plan.values[region.inputs[0]]
+    act_bits = value.quantizer.bits if value.quantizer is not None and value.holds_codes else 32
+    return {
+        "name": name,
+        "op": region.op_type,
+        "weight_bits": region.operation.weights.bits,
+        "act_bits": act_bits,
+        "kernel": choice.family,
+        "reason": choice.reason,
+    }
+
+
+def _packed_bytes(plan: Plan) -> int:
+    total = 0
+    for region in plan.regions:
+        if isinstance(region.operation, Contraction):
+            weights = region.operation.weights
+            if isinstance(weights, LowBitWeights):
+                total += weights.planes.nbytes
+            elif isinstance(weights, Int8Weights):
+                total += weights.values.nbytes
+    return total
+
+
+def _plan_text(plan: Plan) -> str:
+    lines = []
+    for region in plan.regions:
+        stages = [type(stage).__name__ for stage in region.stages]
+        lines.append(f"{region.name} ({region.op_type}) reads {', '.join((*region.inputs, *region.residuals))}")
+        lines.append(f"  {type(region.operation).__name__} {' '.join(stages)} -> {region.stream_shape}")
+        for output in region.outputs:
+            kind = type(output.value.quantizer).__name__ if output.value.quantizer is not None else "float32"
+            own = " ".join(type(stage).__name__ for stage in output.stages)
+            lines.append(f"  writes {output.value.name}: {own} {kind}{' decoded' if output.value.decoded else ''}")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,57 @@
+"""From a driver to machine code: TVM compiles, lld links; no system compiler is needed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import tvm
+
+from lqcompile.errors import BuildError
+from lqcompile.lowering.driver import Driver
+from lqcompile.target import Target
+
+
+def compile_driver(driver: Driver, target: Target) -> Any:
+    """Compiles the driver's module to a TVM executable for `target`.
+
+    Raises:
+        BuildError: TVM refuses the module.
+    """
+    attributes: dict[str, object] = {"kind": "llvm", **target.llvm}
+    # StorageRewrite (TVM 0.27) drops the annotation that keeps register tiles on the stack.
+    config = {"tirx.disable_storage_rewrite": True}
+    try:
+        with tvm.transform.PassContext(opt_level=3, config=config):
+            return tvm.compile(driver.module, target=tvm.target.Target(attributes))
+    except (tvm.error.InternalError, ValueError) as error:
+        line = str(error).strip().splitlines()[-1]
+        raise BuildError(f"target {target.name!r}: TVM cannot compile the network: {line}") from error
+
+
+def link(executable: Any) -> bytes:
+    """The shared library of an executable.
+
+    Raises:
+        BuildError: linking failed.
+    """
+    with tempfile.TemporaryDirectory(prefix="lqcompile-") as folder:
+        path = Path(folder) / "network.so"
+        executable.export_library(str(path), fcompile=_lld)
+        return path.read_bytes()
+
+
+def _lld(output: str, objects: Sequence[str], options: Sequence[str] = (), **_: object) -> None:
+    """Links with the lld of the ziglang wheel; TVM calls it with object files."""
+    command = [sys.executable, "-m", "ziglang", "ld.lld", "-shared", "-o", output, *objects, *options]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    if result.returncode:
+        message = (result.stderr.strip().splitlines() or ["no message"])[-1]
+        raise BuildError(f"linker (ziglang ld.lld): exit code {result.returncode}: {message}; reinstall 'ziglang'")
+
+
+_lld.output_format = "so"  # type: ignore[attr-defined]

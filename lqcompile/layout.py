@@ -1,0 +1,138 @@
+"""Between logical arrays and what kernels hold in memory, from the manifest alone (NumPy, no compiler).
+
+Logical arrays are float32 or codes (level index uint8, or 8-bit codes), [C, H, W] or [C]. A manifest entry describes the
+physical tensor: its format and what is stored for each level.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Entry = dict[str, Any]
+
+
+def describe(tensor: Any, value: Any, offset: int) -> Entry:
+    """The manifest entry of a physical tensor (`lqcompile.lowering.program.Tensor`) that holds a plan's value."""
+    from lqcompile.graph.specs import UniformQuantizer
+    from lqcompile.lowering.outputs import SIGNED_BIAS, make_quantizer
+
+    form = tensor.form
+    entry: Entry = {
+        "value": value.name,
+        "offset": offset,
+        "kind": form.kind,
+        "shape": list(value.shape),
+        "halo": list(form.halo),
+        "channels": form.padded_channels,
+        "planes": form.planes,
+        "ones_plane": form.ones_plane,
+        "pad": form.pad,
+    }
+    if isinstance(value.quantizer, UniformQuantizer):
+        signed = value.quantizer.dtype == "int8"
+        entry["code"] = {
+            "bias": SIGNED_BIAS if signed else 0,
+            "dtype": value.quantizer.dtype,
+            "scale": float(value.quantizer.scale),
+            "zero_point": value.quantizer.zero_point,
+        }
+    elif value.quantizer is not None:
+        entry["stored"] = list(make_quantizer(value.quantizer, form.kind).stored)
+    entry["decoded"] = value.decoded
+    return entry
+
+
+def size_bytes(entry: Entry) -> int:
+    """Bytes of the tensor in the arena."""
+    height, width = _padded(entry)
+    pixel = entry["planes"] * entry["channels"] // 8 if entry["kind"] == "bits" else entry["channels"]
+    return int(height * width * pixel * (4 if entry["kind"] == "f32" else 1))
+
+
+def encode(entry: Entry, array: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+    """The bytes that kernels expect for a logical array of one sample."""
+    channels, height, width = (*entry["shape"], 1, 1)[:3]
+    image = np.moveaxis(array.reshape(channels, height, width), 0, -1)
+    kind = entry["kind"]
+    if kind == "bits":
+        codes = np.asarray(entry["stored"], np.uint8)[image]
+        planes = [(codes >> plane) & 1 for plane in range(entry["planes"] - entry["ones_plane"])]
+        if entry["ones_plane"]:
+            planes.append(np.ones_like(codes))
+        bits = _pad(np.stack(planes, axis=2), entry, 0)
+        return np.packbits(bits, axis=-1, bitorder="little").ravel()
+    if kind == "u8":
+        stored = _stored(entry, image).astype(np.uint8)
+        return _pad(stored, entry, entry["pad"]).ravel()
+    values = _pad(_stored(entry, image).astype(np.float32), entry, 0.0)
+    return np.ascontiguousarray(values).view(np.uint8).ravel()
+
+
+def decode(entry: Entry, data: npt.NDArray[np.uint8]) -> npt.NDArray[Any]:
+    """The logical array of one sample that `data` holds."""
+    channels, height, width = (*entry["shape"], 1, 1)[:3]
+    top, left = entry["halo"][:2]
+    rows, columns = slice(top, top + height), slice(left, left + width)
+    kind = entry["kind"]
+    if kind == "bits":
+        words = data.reshape(*_padded(entry), entry["planes"], -1)[rows, columns]
+        bits = np.unpackbits(words, axis=-1, count=channels, bitorder="little")
+        planes = entry["planes"] - entry["ones_plane"]
+        codes = (bits[:, :, :planes].astype(np.int64) << np.arange(planes)[:, None]).sum(axis=2)
+        image = _index(entry["stored"], codes)
+    else:
+        dtype = np.float32 if kind == "f32" else np.uint8
+        stored = data.view(dtype).reshape(*_padded(entry), -1)[rows, columns, :channels]
+        image = _logical(entry, stored)
+    return np.ascontiguousarray(np.moveaxis(image, -1, 0)).reshape(entry["shape"])
+
+
+def _padded(entry: Entry) -> tuple[int, int]:
+    _, height, width = (*entry["shape"], 1, 1)[:3]
+    top, left, bottom, right = entry["halo"]
+    return height + top + bottom, width + left + right
+
+
+def _pad(image: npt.NDArray[Any], entry: Entry, value: float) -> npt.NDArray[Any]:
+    """Adds the halo and the channel tail."""
+    top, left, bottom, right = entry["halo"]
+    tail = [(0, 0)] * (image.ndim - 3) + [(0, entry["channels"] - image.shape[-1])]
+    filled = np.pad(image, [(0, 0), (0, 0), *tail])
+    widths = [(top, bottom), (left, right)] + [(0, 0)] * (image.ndim - 2)
+    return np.pad(filled, widths, constant_values=value)
+
+
+def _stored(entry: Entry, image: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    if "stored" in entry and not entry["decoded"]:
+        return np.asarray(entry["stored"])[image]
+    if "code" in entry and not entry["decoded"]:
+        code = entry["code"]
+        if entry["kind"] == "u8":
+            return image.astype(np.int64) + code["bias"]
+        real = (image.astype(np.int64) - code["zero_point"]).astype(np.float32) * np.float32(code["scale"])
+        return np.asarray(real)
+    return image
+
+
+def _logical(entry: Entry, stored: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    if entry["decoded"] or ("stored" not in entry and "code" not in entry):
+        return stored
+    if "stored" in entry:
+        table = np.asarray(entry["stored"], np.float32)
+        return _index(table.tolist(), stored.astype(np.float32))
+    code = entry["code"]
+    if entry["kind"] == "u8":
+        return (stored.astype(np.int64) - code["bias"]).astype(code["dtype"])
+    steps = np.rint(stored / np.float32(code["scale"])).astype(np.int64)
+    return (steps + code["zero_point"]).astype(code["dtype"])
+
+
+def _index(stored: list[float], values: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+    """The level of each stored value; where levels tie, the last one, as a quantizer gives it."""
+    result = np.zeros(values.shape, np.uint8)
+    for level, entry in enumerate(stored):
+        result[values == entry] = level
+    return result

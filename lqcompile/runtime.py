@@ -1,0 +1,225 @@
+"""Running an artifact: TVM's runtime and NumPy are all it takes."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tvm_ffi
+from tvm import runtime
+
+from lqcompile import layout
+from lqcompile.artifact import read_artifact, select_variant
+from lqcompile.errors import ArtifactError, InputError
+from lqcompile.inputs import check_inputs
+
+Array = npt.NDArray[Any]
+
+ALIGNMENT = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Port:
+    """An input or output: `shape` is that of one sample."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+
+class CompiledModel:
+    """A compiled network, loaded.
+
+    Every call takes any number of samples; they run one after another through the whole network.
+    """
+
+    def __init__(self, manifest: dict[str, Any], variant: dict[str, Any], library: Any, params: bytes) -> None:
+        self.manifest = manifest
+        self.variant = variant
+        self.inputs = [_port(entry) for entry in manifest["inputs"]]
+        self.outputs = [_port(entry) for entry in manifest["outputs"]]
+        self._run = library["run"]
+        self._sums = library["sums"] if variant["sums"] else None
+        self._arena = _aligned(variant["arena_bytes"])
+        self._params = _aligned(len(params))
+        self._params[:] = np.frombuffer(params, np.uint8)
+        self._memory = (tvm_ffi.from_dlpack(self._arena), runtime.from_dlpack(self._params))
+        self._regions = {region["name"]: region for region in variant["regions"]}
+        self._tensors: dict[str, list[layout.Entry]] = {}
+        for entry in variant["tensors"]:
+            self._tensors.setdefault(entry["value"], []).append(entry)
+
+    @property
+    def plan_values(self) -> set[str]:
+        """Names of the values that `run_region` can read and write."""
+        return set(self._tensors) | {port.name for port in self.inputs}
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Runs the network.
+
+        Args:
+            inputs: name to float32[N, *shape].
+
+        Returns:
+            name to float32[N, *shape].
+
+        Raises:
+            InputError: an input has a wrong name, shape or dtype.
+        """
+        arrays = check_inputs(self.inputs, inputs)
+        count = len(next(iter(arrays.values())))
+        results = [np.empty((count, *port.shape), np.float32) for port in self.outputs]
+        self._call([np.ascontiguousarray(array) for array in arrays.values()], results, 0, self.variant["steps"])
+        return {port.name: result for port, result in zip(self.outputs, results, strict=True)}
+
+    def time_layers(self, inputs: Mapping[str, Array], repeats: int = 20) -> list[tuple[str, float]]:
+        """Median seconds of each region on the first sample: (name, seconds) in order."""
+        arrays = [np.ascontiguousarray(array[:1]) for array in check_inputs(self.inputs, inputs).values()]
+        results = [np.empty((1, *port.shape), np.float32) for port in self.outputs]
+        times = np.zeros((repeats, len(self._regions)))
+        for repeat in range(repeats):
+            for index, region in enumerate(self._regions.values()):
+                start = time.perf_counter()
+                self._call(arrays, results, region["first"], region["last"])
+                times[repeat, index] = time.perf_counter() - start
+        return list(zip(self._regions, np.median(times, axis=0).tolist(), strict=True))
+
+    def run_region(self, name: str, values: Mapping[str, Array]) -> dict[str, Array]:
+        """Runs one region on given values, for verification.
+
+        Args:
+            name: of the region.
+            values: value name to array[N, ...]: float32, level indices (uint8) or 8-bit codes.
+
+        Returns:
+            what the region writes, in the same encoding.
+        """
+        region = self._regions[name]
+        count = len(values[region["reads"][0]])
+        results: dict[str, list[Array]] = {value: [] for value in region["writes"]}
+        outputs = [np.empty((1, *port.shape), np.float32) for port in self.outputs]
+        for sample in range(count):
+            inputs = self._place(region, values, sample)
+            self._call(inputs, outputs, region["first"], region["last"])
+            for value, collected in results.items():
+                collected.append(self._read(value))
+        return {value: np.stack(collected) for value, collected in results.items()}
+
+    def run_sums(self, name: str, values: Mapping[str, Array]) -> npt.NDArray[np.int64]:
+        """The integers that an exact contraction sums, before its epilogue.
+
+        Returns:
+            T int64[N, O, OH, OW] where the layer is one integer sum, else S_ij int64[N, Kw, Ka, O, OH, OW].
+        """
+        index = next(i for i, entry in enumerate(self.variant["sums"]) if entry["region"] == name)
+        entry = self.variant["sums"][index]
+        region = self._regions[name]
+        out = _aligned(4 * entry["elements"]).view(np.int32)
+        handle = tvm_ffi.from_dlpack(out)
+        pairs, shape = entry["pairs"], entry["shape"]
+        size = int(np.prod(pairs) * np.prod(shape))
+        signs = np.asarray(entry["signs"], np.int64)
+        corrections = np.asarray(entry["corrections"], np.int64)
+        collected = []
+        for sample in range(len(values[region["reads"][0]])):
+            self._place(region, values, sample)
+            if self._sums is None:
+                raise ArtifactError("artifact: holds no kernels for verification; build it again")
+            self._sums(*self._memory, handle, index)
+            raw = out[:size].reshape(*pairs, *shape)[..., : entry["channels"]].astype(np.int64)
+            collected.append(np.moveaxis((raw - corrections) * signs, -1, 2))
+        return _combine(np.stack(collected), entry)
+
+    def _place(self, region: dict[str, Any], values: Mapping[str, Array], sample: int) -> list[Array]:
+        """Writes what the region reads into the arena; returns the graph inputs of one sample."""
+        for value in region["reads"]:
+            for entry in self._tensors.get(value, []):
+                data = layout.encode(entry, values[value][sample])
+                self._arena[entry["offset"] : entry["offset"] + len(data)] = data
+        inputs = []
+        for port in self.inputs:
+            if port.name in values:
+                inputs.append(np.ascontiguousarray(values[port.name][sample : sample + 1]))
+            else:
+                inputs.append(np.zeros((1, *port.shape), np.float32))
+        return inputs
+
+    def _read(self, value: str) -> Array:
+        entries = self._tensors[value]
+        arrays = []
+        for entry in entries:
+            start = entry["offset"]
+            arrays.append(layout.decode(entry, self._arena[start : start + layout.size_bytes(entry)]))
+        for entry, array in zip(entries[1:], arrays[1:], strict=True):
+            if not np.array_equal(array, arrays[0]):
+                raise ArtifactError(
+                    f"value '{value}': its {entries[0]['kind']} and {entry['kind']} formats differ; report this as a bug"
+                )
+        return arrays[0]
+
+    def _call(self, inputs: list[Array], outputs: list[Array], first: int, last: int) -> None:
+        ports = [array.reshape(len(array), -1) for array in (*inputs, *outputs)]
+        self._run(*(tvm_ffi.from_dlpack(array) for array in ports), *self._memory, first, last)
+
+
+def load(path: str | Path, *, threads: int | None = None) -> CompiledModel:
+    """Loads an artifact, picking the variant for this CPU.
+
+    Args:
+        path: of the artifact.
+        threads: threads to run with (all models of a process share them); None for all cores.
+
+    Raises:
+        ArtifactError: the file is damaged, or does not fit this machine.
+    """
+    artifact = read_artifact(Path(path))
+    variant = select_variant(artifact.manifest)
+    if threads is not None:
+        set_threads(threads)
+    with tempfile.TemporaryDirectory(prefix="lqcompile-") as folder:
+        library = Path(folder) / "network.so"
+        library.write_bytes(artifact.read(variant["library"]))
+        try:
+            module = runtime.load_module(str(library))
+        except RuntimeError as error:
+            raise ArtifactError(f"artifact '{path}': this TVM cannot load its library: {error}") from error
+    return CompiledModel(artifact.manifest, variant, module, artifact.read(variant["params"]))
+
+
+def set_threads(count: int) -> None:
+    """Sets the number of threads of TVM's pool, which all models of the process share.
+
+    Raises:
+        InputError: `count` is below 1.
+    """
+    if count < 1:
+        raise InputError(f"threads: found {count}, expected at least 1")
+    tvm_ffi.get_global_func("runtime.config_threadpool")(1, count)
+
+
+def _combine(sums: npt.NDArray[np.int64], entry: dict[str, Any]) -> npt.NDArray[np.int64]:
+    """Plane pairs [N, Kw, Ka, O, OH, OW] to one sum where bases are integers, or where there is one pair."""
+    if entry["multipliers"] is not None:
+        weights = np.asarray(entry["multipliers"][0], np.int64)
+        acts = np.asarray(entry["multipliers"][1], np.int64)
+        result: npt.NDArray[np.int64] = np.einsum("nijohw,oi,j->nohw", sums, weights, acts)
+        return result
+    weight_bits, act_bits = entry["bits"]
+    return sums[:, 0, 0] if entry["single"] else sums[:, :weight_bits, :act_bits]
+
+
+def _port(entry: dict[str, Any]) -> Port:
+    return Port(name=entry["name"], shape=tuple(entry["shape"]), dtype=entry["dtype"])
+
+
+def _aligned(size: int) -> npt.NDArray[np.uint8]:
+    """Zeroed bytes that start at a multiple of 64."""
+    block = np.zeros(size + ALIGNMENT, np.uint8)
+    start = -block.ctypes.data % ALIGNMENT
+    return block[start : start + size]
