@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -17,9 +18,11 @@ from lqcompile.graph.load import prepare
 from lqcompile.graph.plan import Clamp, MaxPool, Value
 from lqcompile.graph.rewrite import simplify
 from lqcompile.graph.schema import OPERATORS
+from lqcompile.graph.specs import UniformQuantizer
 from lqcompile.graph.supported import SUPPORTED
 from lqcompile.graph.translate import RULES
 from tests.models import Builder
+from tests.plans import random_quantizer
 
 
 @pytest.fixture
@@ -134,6 +137,35 @@ def test_constant_output(rng):
     dims = model.graph.output[0].type.tensor_type.shape.dim
     dims.insert(0, helper.make_tensor_value_info("", 1, [1]).type.tensor_type.shape.dim[0])
     expect(model, r"output 'v_identity_1': found a constant, expected a computed value; remove the output")
+
+
+def quantizing_steps(kinds):
+    return [
+        Step(name=f"q{n}", op_type="", kind=kind, inputs=("x",), output=f"q{n}", shape=(1, 4, 4))
+        for n, kind in enumerate(kinds)
+    ]
+
+
+def kept(kinds):
+    steps = quantizing_steps(kinds)
+    outputs = tuple((step.output, step.output, step.shape) for step in steps)
+    flow = Flow(inputs=(Value(name="x", shape=(1, 4, 4)),), outputs=outputs, steps=tuple(steps))
+    return [step.output for step in simplify(flow).steps]
+
+
+@pytest.mark.parametrize("field", ["thresholds", "levels", "basis", "codes", "offset", "scale", "integer_basis"])
+def test_quantizers_that_differ_anywhere_stay_apart(rng, field):
+    first = random_quantizer(rng, 2)
+    value = getattr(first, field)
+    changed = {"codes": first.codes[::-1], "integer_basis": True}.get(field, value * 2 + 1)
+    assert kept([first, replace(first, name="other"), replace(first, **{field: changed})]) == ["q0", "q2"]
+
+
+@pytest.mark.parametrize("field", ["scale", "zero_point", "dtype"])
+def test_uniform_quantizers_that_differ_anywhere_stay_apart(rng, field):
+    first = UniformQuantizer(name="q", scale=np.float32(rng.uniform(1, 2)), zero_point=3, dtype="uint8")
+    changed = {"scale": np.float32(3), "zero_point": 4, "dtype": "int8"}[field]
+    assert kept([first, replace(first, name="other"), replace(first, **{field: changed})]) == ["q0", "q2"]
 
 
 def test_equal_clamps_and_pools_are_computed_once():
