@@ -1,0 +1,74 @@
+import gzip
+
+import numpy as np
+import pytest
+
+from lqcompile.errors import InputError
+from lqcompile.nn.data import load_fashion_mnist, read_idx
+
+
+def write_idx(path, array):
+    header = b"\0\0\x08" + bytes([array.ndim]) + np.array(array.shape, ">i4").tobytes()
+    path.write_bytes(gzip.compress(header + array.tobytes()))
+
+
+def write_part(folder, prefix, count, rng):
+    images = rng.integers(0, 256, (count, 28, 28), dtype=np.uint8)
+    labels = rng.integers(0, 10, count, dtype=np.uint8)
+    write_idx(folder / f"{prefix}-images-idx3-ubyte.gz", images)
+    write_idx(folder / f"{prefix}-labels-idx1-ubyte.gz", labels)
+    return images, labels
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_round_trip(tmp_path, seed):
+    rng = np.random.default_rng(seed)
+    for part, prefix in (("train", "train"), ("test", "t10k")):
+        images, labels = write_part(tmp_path, prefix, 7, rng)
+        found = load_fashion_mnist(part, tmp_path)
+        assert np.array_equal(found[0], images) and np.array_equal(found[1], labels)
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(
+        InputError, match="train-images-idx3-ubyte.gz: no such file; install the Debian package dataset-"
+    ):
+        load_fashion_mnist("train", tmp_path)
+
+
+def test_truncated_gzip(tmp_path):
+    path = tmp_path / "x.gz"
+    write_idx(path, np.arange(200, dtype=np.uint8))
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(InputError, match=r"x.gz: cannot read it as gzip \(.*\); fetch the file again"):
+        read_idx(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", r"found header '', expected 000008 \(IDX of unsigned bytes\)"),
+        (b"\0\0\x0d\1\0\0\0\1x", "found header '00000d01', expected 000008"),
+        (b"\0\0\x08\1\0\0\0\3ab", "found 2 bytes of data, expected 3; fetch it again"),
+        (b"\0\0\x08\2\0\0\0\3", "found header of 8 bytes, expected 12; fetch it again"),
+    ],
+)
+def test_not_idx(tmp_path, content, message):
+    path = tmp_path / "x.gz"
+    path.write_bytes(gzip.compress(content))
+    with pytest.raises(InputError, match=message):
+        read_idx(path)
+
+
+def test_not_gzip(tmp_path):
+    (tmp_path / "x.gz").write_bytes(b"hello")
+    with pytest.raises(InputError, match="cannot read it as gzip"):
+        read_idx(tmp_path / "x.gz")
+
+
+def test_labels_that_do_not_fit_the_images(tmp_path):
+    rng = np.random.default_rng(0)
+    write_part(tmp_path, "train", 5, rng)
+    write_idx(tmp_path / "train-labels-idx1-ubyte.gz", np.zeros(4, np.uint8))
+    with pytest.raises(InputError, match=r"\(train\): found images \(5, 28, 28\) and labels \(4,\), expected"):
+        load_fashion_mnist("train", tmp_path)
