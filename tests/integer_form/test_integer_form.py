@@ -149,8 +149,8 @@ def test_sums_beyond_int32_are_refused() -> None:
     codes = builder.quantized_input(quantizer)
     plan = builder.finish(builder.contract(codes, weights, Geometry(kernel=(300, 300)))[0])
     message = (
-        r"^node 'region1' \(Contraction\): its integer sums may reach 2914650000, expected at most 2147483647 \(int32\); "
-        r"use narrower bases or fewer input channels$"
+        r"^node 'region1' \(Contraction\): its integer sums may reach 2914650000, expected at most 2147483647 "
+        r"\(int32\); use narrower bases or fewer input channels$"
     )
     with pytest.raises(UnsupportedError, match=message):
         integer_form(plan)
