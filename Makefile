@@ -35,9 +35,9 @@ clean: ## remove the environments and caches
 	rm -rf $(BASE) $(FULL) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 $(BASE)/.ready: $(SOURCES)
-	@echo "Setting up $(BASE) (about a minute, once) ..."
+	@echo "Setting up $(BASE) (a minute or two, once) ..."
 	@$(PYTHON) -m venv --clear $(BASE)
-	@$(call PIP_INSTALL,$(BASE)) --editable .
+	@$(call PIP_INSTALL,$(BASE)) --no-compile --editable .
 	@touch $@
 
 $(FULL)/.ready: $(SOURCES)

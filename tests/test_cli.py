@@ -29,10 +29,14 @@ BUILD = {
     "layers": LAYERS,
 }
 
+LAYER = {"codes": 12345, "mismatches": 0, "near_threshold": 1, "integers": 500, "integer_mismatches": 0}
+LAYER |= {"floats": 10, "float_mismatches": 0}
+
 VERIFY = {
     "passed": True,
-    "forced": {"layers": 2, "codes": 12345, "mismatches": 0, "near_threshold": 1},
-    "free": {"samples": 3, "top1_agreement": 1.0, "max_abs_diff": 0.0},
+    "reference": "integer form",
+    "forced": {"layers": 2, **LAYER, "per_layer": [{"name": "conv1", **LAYER}, {"name": "fc", **LAYER}]},
+    "free": {"samples": 3, "top1_agreement": 1.0, "max_abs_diff": 0.0, "outputs": 30, "output_mismatches": 0},
     "accuracy": {"reference": 0.5, "compiled": 0.5},
 }
 
@@ -244,12 +248,13 @@ def test_verify_builds_where_no_artifact_is_given(call, compiler, tmp_path):
 
 def test_verify_that_fails_prints_its_report_and_an_error(call, compiler, tmp_path):
     compiler.report.update(passed=False)
-    compiler.report["forced"]["mismatches"] = 7
+    compiler.report["forced"]["mismatches"] = compiler.report["forced"]["per_layer"][1]["mismatches"] = 7
+    compiler.report["free"]["output_mismatches"] = 2
     (tmp_path / "m.tar").write_bytes(b"x")
     code, out, err = call("verify", "m.onnx", "--artifact", tmp_path / "m.tar", "--random", "2")
     assert code == 1
     assert "NOT equal" in out
-    assert "found 7 of 12345 codes different in 2 layers" in one_error(err)
+    assert "found 7 codes, 2 outputs that differ in fc, expected none" in one_error(err)
     assert not compiler.build
     assert compiler.verify["samples"]["x"].shape == (2, 4)
     code, out, err = call("verify", "m.onnx", "--artifact", tmp_path / "m.tar", "--json")
@@ -402,3 +407,12 @@ def test_build_error_of_an_output_folder(call, compiler, tmp_path):
     code, _, err = call("build", "m.onnx", "-o", tmp_path)
     assert code == BuildError.exit_code
     assert "found is a directory, expected a file name" in one_error(err)
+    assert not compiler.build
+
+
+def test_build_does_not_overwrite_its_model(call, compiler, tmp_path):
+    (tmp_path / "m.onnx").write_bytes(b"model")
+    code, _, err = call("build", tmp_path / "m.onnx", "-o", tmp_path / "m.onnx")
+    assert code == 1
+    assert "found the model itself, expected another name; choose one with --output" in one_error(err)
+    assert (tmp_path / "m.onnx").read_bytes() == b"model"

@@ -32,8 +32,13 @@ def build(
 ) -> None:
     """Compile an ONNX model into one artifact file."""
     from lqcompile.build import build as build_model
+    from lqcompile.errors import BuildError
+    from lqcompile.files import check_writable
 
     path = output or model.with_suffix(".tar")
+    if path.resolve() == model.resolve():
+        raise BuildError(f"output '{path}': found the model itself, expected another name; choose one with --output")
+    check_writable(path)
     with progress_bar(f"Building {model.name}") as move:
         report = build_model(model, target=target, output=path, strict=strict, dump_ir=dump_ir, progress=move).to_json()
     if json_output:

@@ -34,14 +34,16 @@ def print_text(text: str) -> None:
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Print a table; a column whose cells are all numbers, dashes or figures with a unit is set to the right."""
-    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False)
+    """Print a table, without a head where all names are empty; columns of figures are set to the right."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_header=any(columns))
     for index, name in enumerate(columns):
         right = index > 0 and all(str(row[index])[:1] in "0123456789-" for row in rows)
         table.add_column(name, justify="right" if right else "left", overflow="fold")
     for row in rows:
         table.add_row(*(_escape(str(cell)) for cell in row))
-    _console().print(table)
+    console = _console()
+    console.print(f"[bold]{_escape(title)}[/bold]", highlight=False)
+    console.print(table)
 
 
 @contextmanager
