@@ -20,7 +20,7 @@ LAYERS = {
     "inputs": 2,
     "manifest": 2,
     "artifact": 3,
-    "layout": 3,
+    "layout": 5,
     "graph": 3,
     "nn": 4,
     "reference": 4,
