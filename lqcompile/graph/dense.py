@@ -14,6 +14,7 @@ from lqcompile.graph.nodes import (
     int_attribute,
     sample_shape,
     unsupported,
+    violation,
 )
 from lqcompile.graph.qdq import read_int8_weights
 from lqcompile.graph.specs import FloatWeights, Int8Weights
@@ -44,6 +45,10 @@ def check_conv(node: onnx_ir.Node) -> None:
     check_explicit_pads(node)
     weights = read_dense_weights(node)
     kernel = weights.shape[2:]
+    attribute = node.attributes.get("kernel_shape")
+    if len(kernel) != 2 or (attribute is not None and tuple(attribute.as_ints()) != kernel):
+        declared = "" if attribute is None else f" with kernel_shape={list(attribute.as_ints())}"
+        raise violation(node, f"weights are {list(weights.shape)}{declared}, expected [O,C/group,kh,kw]")
     geometry = read_geometry(node, (kernel[0], kernel[1]))
     if len(node.inputs) > 2 and node.inputs[2] is not None:
         float_parameter(node, 2, "bias")

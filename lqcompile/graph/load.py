@@ -29,9 +29,9 @@ _INVALID = (
     onnx.checker.ValidationError,
     onnx.shape_inference.InferenceError,
     onnx_ir.serde.SerdeError,
-    UnicodeDecodeError,
+    ValueError,
 )
-"""What onnx and onnx_ir raise for a graph that is not valid; the last one for names that are not UTF-8."""
+"""What onnx and onnx_ir raise for a graph that is not valid; the last one for unknown types and names not in UTF-8."""
 
 AGAIN = "export the model again"
 

@@ -97,7 +97,7 @@ def check_finite(node: onnx_ir.Node, label: str, array: npt.NDArray[np.generic])
     Raises:
         ModelError: there is one.
     """
-    if array.dtype.kind == "f" and not np.isfinite(array.astype(np.float64)).all():
+    if array.dtype.kind == "f" and not np.isfinite(cast("npt.NDArray[np.floating]", array)).all():
         raise violation(
             node,
             f"{label} has NaN or infinite entries, expected finite numbers",

@@ -275,6 +275,17 @@ def test_weights_that_are_not_finite():
     )
 
 
+def test_weights_of_another_rank():
+    model = after(image(), "Conv", ONES((4, 3, 3, 3), F32), kernel_shape=[3, 3], shape=(4, 6, 6))
+    model.graph.initializer[0].CopyFrom(numpy_helper.from_array(ONES((4, 3, 9), F32), model.graph.initializer[0].name))
+    refuse(model, r"\(Conv\): weights are \[4, 3, 9\] with kernel_shape=\[3, 3\], expected \[O,C/group,kh,kw\]; export")
+
+
+def test_kernel_shape_that_is_not_of_the_weights():
+    model = after(image(), "Conv", ONES((4, 3, 3, 3), F32), kernel_shape=[2, 2], shape=(4, 7, 7))
+    refuse(model, r"\(Conv\): weights are \[4, 3, 3, 3\] with kernel_shape=\[2, 2\], expected \[O,C/group,kh,kw\];")
+
+
 def test_computed_weights():
     model = Builder(rng(), (4, 4)).node("MatMul", ["x", "x"], (4, 4)).build()
     refuse(model, r"\(MatMul\): found an input of rank 3", UnsupportedError)
