@@ -313,6 +313,18 @@ def test_declared_shape_that_is_wrong(model):
         prepare(model)
 
 
+def test_unknown_element_type(model):
+    model.graph.output[0].type.tensor_type.elem_type = 65
+    with pytest.raises(ModelError, match=r"^model: found an invalid graph \(.*65.*\); export the model again$"):
+        prepare(model)
+
+
+def test_undefined_name_that_is_not_utf8(file):
+    file.write_bytes(file.read_bytes().replace(b"v_lqconv_1", b"v_lqconv\xff1", 1))
+    with pytest.raises(ModelError, match=r"model\.onnx: found an invalid graph \(.*\); export the model again$"):
+        load(file)
+
+
 def test_model_without_low_bit_nodes():
     model = Builder(np.random.default_rng(0), (3, 8, 8)).conv_float(4).relu().build()
     assert [entry.domain for entry in model.opset_import] == [""]
