@@ -122,7 +122,10 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--data", type=Path, default=DEBIAN_FOLDER, help="folder with the four IDX files")
     parser.add_argument("--out", type=Path, default=Path(), help="folder for the ONNX files and checkpoints")
     parser.add_argument("--nets", choices=("both", "float", "quantized"), default="both")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if not 0 <= args.snap_epochs <= args.epochs:
+        parser.error(f"--snap-epochs: found {args.snap_epochs}, expected 0 to {args.epochs} (--epochs)")
+    return args
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -139,7 +142,8 @@ def main(argv: list[str] | None = None) -> None:
         torch.manual_seed(args.seed)
         model = FashionNet()
         if name != "float":
-            lq.quantize(model, args.weight_bits, args.act_bits, edge_bits=8, basis="int8")
+            basis = "int8" if args.snap_epochs else "float"
+            lq.quantize(model, args.weight_bits, args.act_bits, edge_bits=8, basis=basis)
         accuracy = train(name, model, data, args, 0 if name == "float" else args.snap_epochs)
         torch.save(model.state_dict(), args.out / f"fashion_mnist_{name}.pt")
         rows.append((name, accuracy, export(model, data, args.out / f"fashion_mnist_{name}.onnx")))

@@ -89,9 +89,7 @@ def test_calibration_brings_the_output_close(seed):
 
 @pytest.mark.parametrize("loader", [[], iter([torch.randn(4, 1, 8, 8)])])
 def test_data_that_ends_early(loader):
-    with pytest.raises(
-        QuantizationError, match="calibration data: found no batch, expected at least one on every pass"
-    ):
+    with pytest.raises(QuantizationError, match="calibration data: found no batch, expected at least one on every"):
         calibrate(quantize(net()), loader)
 
 

@@ -87,7 +87,7 @@ def test_an_error_leaves_the_model_as_it_was():
     net = Net()
     net.blocks[1][0] = nn.Conv2d(8, 8, 3, padding=1, padding_mode="reflect")
     before = types(net)
-    with pytest.raises(QuantizationError, match="layer 'blocks.1.0': Conv2d: padding_mode='reflect', expected 'zeros'"):
+    with pytest.raises(QuantizationError, match=r"'blocks\.1\.0': Conv2d: padding_mode='reflect', expected 'zeros'"):
         quantize(net)
     assert types(net) == before
 

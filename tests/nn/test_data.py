@@ -7,21 +7,8 @@ from lqcompile.errors import InputError
 from lqcompile.nn.data import load_fashion_mnist, read_idx
 
 
-def write_idx(path, array):
-    header = b"\0\0\x08" + bytes([array.ndim]) + np.array(array.shape, ">i4").tobytes()
-    path.write_bytes(gzip.compress(header + array.tobytes()))
-
-
-def write_part(folder, prefix, count, rng):
-    images = rng.integers(0, 256, (count, 28, 28), dtype=np.uint8)
-    labels = rng.integers(0, 10, count, dtype=np.uint8)
-    write_idx(folder / f"{prefix}-images-idx3-ubyte.gz", images)
-    write_idx(folder / f"{prefix}-labels-idx1-ubyte.gz", labels)
-    return images, labels
-
-
 @pytest.mark.parametrize("seed", range(3))
-def test_round_trip(tmp_path, seed):
+def test_round_trip(tmp_path, write_part, seed):
     rng = np.random.default_rng(seed)
     for part, prefix in (("train", "train"), ("test", "t10k")):
         images, labels = write_part(tmp_path, prefix, 7, rng)
@@ -30,13 +17,11 @@ def test_round_trip(tmp_path, seed):
 
 
 def test_missing_file(tmp_path):
-    with pytest.raises(
-        InputError, match="train-images-idx3-ubyte.gz: no such file; install the Debian package dataset-"
-    ):
+    with pytest.raises(InputError, match=r"-images-idx3-ubyte\.gz: no such file; install the Debian package dataset-"):
         load_fashion_mnist("train", tmp_path)
 
 
-def test_truncated_gzip(tmp_path):
+def test_truncated_gzip(tmp_path, write_idx):
     path = tmp_path / "x.gz"
     write_idx(path, np.arange(200, dtype=np.uint8))
     path.write_bytes(path.read_bytes()[:-20])
@@ -66,7 +51,7 @@ def test_not_gzip(tmp_path):
         read_idx(tmp_path / "x.gz")
 
 
-def test_labels_that_do_not_fit_the_images(tmp_path):
+def test_labels_that_do_not_fit_the_images(tmp_path, write_idx, write_part):
     rng = np.random.default_rng(0)
     write_part(tmp_path, "train", 5, rng)
     write_idx(tmp_path / "train-labels-idx1-ubyte.gz", np.zeros(4, np.uint8))

@@ -1,5 +1,6 @@
 import os
 import re
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -141,7 +142,8 @@ def test_size_is_within_15_percent_of_packed_bits_and_floats(seed, tmp_path, wei
 def test_nothing_of_this_machine_in_the_file(seed, tmp_path):
     _, path = exported(tmp_path, 2, 2)
     content = path.read_bytes()
-    assert not re.search(rb"\.py|site-packages|Traceback|" + os.fsencode(os.path.expanduser("~/")), content)
+    assert not re.search(rb"\.py|site-packages|Traceback", content)
+    assert os.fsencode(Path.cwd()) not in content
 
 
 def test_float_models_export_too(seed, tmp_path):
@@ -182,16 +184,14 @@ def test_a_basis_that_is_not_snapped_is_refused(tmp_path):
 def test_a_basis_that_is_not_finite_is_refused(tmp_path):
     net = quantize(Net())
     net.hidden.weight_quantizer.basis[0, 0] = float("nan")
-    with pytest.raises(QuantizationError, match="layer 'hidden.weight_quantizer': found NaN or infinity in its basis"):
+    with pytest.raises(QuantizationError, match=r"'hidden\.weight_quantizer': found NaN or infinity in its basis"):
         export(net, torch.randn(4, 1, 8, 8), tmp_path / "net.onnx")
 
 
 def test_a_range_that_is_not_finite_is_refused(tmp_path):
     net = quantize(Net(), edge_bits=8)
     net.stem.act_quantizer.high.fill_(float("inf"))
-    with pytest.raises(
-        QuantizationError, match=r"layer 'stem.act_quantizer': found the range 0.0..inf, expected finite"
-    ):
+    with pytest.raises(QuantizationError, match=r"'stem\.act_quantizer': found the range 0\.0\.\.inf, expected finite"):
         export(net, torch.randn(4, 1, 8, 8), tmp_path / "net.onnx")
 
 
@@ -209,13 +209,11 @@ def test_what_torch_cannot_trace_is_refused_and_nothing_is_written(tmp_path):
     path.write_bytes(b"before")
     with pytest.raises(QuantizationError, match=r"model DataDependent: torch cannot export it with a dynamic batch \("):
         export(DataDependent(), torch.randn(4, 4), path)
-    assert path.read_bytes() == b"before" and os.listdir(tmp_path) == ["net.onnx"]
+    assert path.read_bytes() == b"before" and list(tmp_path.iterdir()) == [path]
 
 
 def test_an_example_without_samples_is_refused(tmp_path):
-    with pytest.raises(
-        QuantizationError, match=r"export example: found shape \[0, 4\], expected a batch of at least one"
-    ):
+    with pytest.raises(QuantizationError, match=r"export example: found shape \[0, 4\], expected a batch of at least"):
         export(nn.Linear(4, 4), torch.randn(0, 4), tmp_path / "net.onnx")
 
 

@@ -44,18 +44,14 @@ def test_a_wrong_output(case):
     proto, frozen, inputs = case
     (bias,) = [tensor for tensor in proto.graph.initializer if tensor.name == "4.bias"]
     bias.CopyFrom(onnx.numpy_helper.from_array(np.full(2, 9, np.float32), bias.name))
-    with pytest.raises(
-        QuantizationError, match=r"export output '\w+': ONNX Runtime differs from torch by .* \(mean diff"
-    ):
+    with pytest.raises(QuantizationError, match=r"output '\w+': ONNX Runtime differs from torch by .* \(mean diff"):
         check_export(proto, frozen, inputs)
 
 
 def test_tolerances():
     want = np.array([[1.0, -10.0]], np.float32)
     compare_output("y", want + 5e-4, want, has_codes=False)
-    with pytest.raises(
-        QuantizationError, match=r"by 0.002 of the largest value \(largest difference\), expected at most"
-    ):
+    with pytest.raises(QuantizationError, match=r"by 0\.002 of the largest value \(largest difference\), expected"):
         compare_output("y", want + 0.02, want, has_codes=False)
     compare_output("y", want + 0.02, want, has_codes=True)
     with pytest.raises(QuantizationError, match="differs from torch by nan"):
