@@ -161,7 +161,8 @@ class CompiledModel:
                 raise ArtifactError(
                     f"value '{value}': its {entries[0]['kind']} and {entry['kind']} formats differ; report this as a bug"
                 )
-        return arrays[0]
+        # A view into the arena, which the next sample overwrites, where the layout is that of the logical array.
+        return arrays[0].copy()
 
     def _call(self, inputs: list[Array], outputs: list[Array], first: int, last: int) -> None:
         ports = [array.reshape(len(array), -1) for array in (*inputs, *outputs)]
