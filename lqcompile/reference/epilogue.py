@@ -91,8 +91,12 @@ def apply_stages(x: Float64, stages: Sequence[Stage], values: Mapping[str, npt.N
 def max_pool(x: Float64, pool: MaxPool) -> Float64:
     """Maximum over windows; positions outside the image do not take part: float64[N, C, H, W] -> [N, C, OH, OW]."""
     geometry = Geometry(kernel=pool.kernel, strides=pool.strides, pads=pool.pads)
-    result: Float64 = windows(x, geometry, fill=-np.inf).max(axis=(4, 5))
-    return result
+    view = windows(x, geometry, fill=-np.inf)
+    largest: Float64 = view[..., 0, 0]
+    for i in range(pool.kernel[0]):
+        for j in range(pool.kernel[1]):
+            largest = np.maximum(largest, view[..., i, j])
+    return largest
 
 
 def _inner(sums: Int64, act_basis: Float64, column: tuple[float, Int64] | None) -> Float64:

@@ -28,6 +28,8 @@ class Session:
     def __init__(self, model: onnx.ModelProto, level: str) -> None:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
+        # Three sessions take turns here with the compiled model: threads that wait must not keep the cores busy.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.graph_optimization_level = {
             "none": onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL,
             "basic": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC,
