@@ -116,7 +116,7 @@ def build(
             dump.write(f"3_driver_{variant.name}.py", driver.module.script())
         executable = compile_driver(driver, variant)
         if dump:
-            dump.write(f"4_{variant.name}.s", executable.inspect_source("asm"))
+            dump.write(f"4_{variant.name}.s", executable.mod.inspect_source("asm"))
         library, params = f"lib/{variant.name}.so", f"params/{variant.name}.bin"
         members[library], members[params] = link(executable), driver.parameters
         variants.append(_variant(plan, program, driver, variant, library, params))
@@ -142,7 +142,9 @@ class _Dump:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise BuildError(f"folder '{folder}': {error.strerror}; give --dump-ir a folder that can be written") from error
+            raise BuildError(
+                f"folder '{folder}': {error.strerror}; give --dump-ir a folder that can be written"
+            ) from error
 
     def write(self, name: str, text: str) -> None:
         (self.folder / name).write_text(text, encoding="utf-8")
@@ -174,9 +176,7 @@ def _manifest(plan: Plan, path: Path, data: bytes, target: Target, variants: lis
     }
 
 
-def _variant(
-    plan: Plan, program: Program, driver: Driver, target: Target, library: str, params: str
-) -> dict[str, Any]:
+def _variant(plan: Plan, program: Program, driver: Driver, target: Target, library: str, params: str) -> dict[str, Any]:
     tensors: dict[str, Tensor] = {tensor.key: tensor for step in program.steps for tensor in step.outputs}
     regions = {region.name: region for region in plan.regions}
     spans = []

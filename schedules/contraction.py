@@ -19,6 +19,9 @@ from .epilogue import Emitter, Epilogue, fill_halo
 from .formats import Format
 from .isa import Expr, Isa, broadcast, constant, fence, load, registers, vector
 
+SEGMENT_WORDS = 40
+"""Most words of one unrolled run of carry-save adders: more would leave the micro-op cache."""
+
 PARALLEL_MIN_STEPS = 1 << 15
 """Vector steps under which a layer runs serially: about 10 microseconds, what starting the threads costs."""
 
@@ -100,6 +103,24 @@ class Family(Protocol):
     @property
     def word_elements(self) -> int:
         """Elements of the input buffer in one word."""
+
+    @property
+    def cycles(self) -> float:
+        """Arithmetic-port cycles of one step."""
+
+    @property
+    def carry_save(self) -> bool:
+        """Whether words are summed bitwise (`CarrySave`) before they are counted."""
+
+
+class CarrySave(Protocol):
+    """A family that counts bits of carry-save adders (Harley-Seal)."""
+
+    def count(self, total: Expr, word: Expr, weight: int) -> Expr:
+        """``total + weight * popcount(word)`` per lane."""
+
+    def full_adder(self, a: Expr, b: Expr, c: Expr) -> tuple[Expr, Expr]:
+        """(carry, sum) of three bits in each position."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -235,7 +256,10 @@ class _Builder:
         """(row, column) of each pixel of the tile, counted in conv outputs from the first one."""
         rows, columns = self.shape.pool
         return [
-            (dy, pixel * columns + dx) for pixel in range(self.tile.pixels) for dy in range(rows) for dx in range(columns)
+            (dy, pixel * columns + dx)
+            for pixel in range(self.tile.pixels)
+            for dy in range(rows)
+            for dx in range(columns)
         ]
 
     def _tile(self, block: Expr, row: Expr, column: Expr) -> None:
@@ -258,7 +282,10 @@ class _Builder:
             y = (y0 + dy) * shape.strides[0] + shape.origin[0]
             x = (x0 + dx) * shape.strides[1] + shape.origin[1]
             bases.append(T.bind((y * shape.source.padded_width + x) * shape.source.pixel))
-        self._taps(block, bases, accumulators, totals)
+        if family.carry_save:
+            self._carry_save_taps(block, bases, totals)
+        else:
+            self._taps(block, bases, accumulators, totals)
         self._finish(block, row, column, totals)
 
     def _taps(self, block: Expr, bases: Sequence[Expr], accumulators: Any, totals: Any) -> None:
@@ -287,6 +314,81 @@ class _Builder:
                         self._flush(accumulators, totals)
             if limit and limit >= columns * shape.words:
                 self._flush(accumulators, totals)
+
+    def _carry_save_taps(self, block: Expr, bases: Sequence[Expr], totals: Any) -> None:
+        """All words of the tile through carry-save adders; what they hold is counted once at the end."""
+        shape, family = self.shape, self.family
+        rows, columns = shape.kernel
+        pixel, width = shape.source.pixel, shape.source.padded_width
+        count = self.pairs * self.pixels * self.tile.blocks
+        levels = registers(3 * count, vector("uint32", self.isa))
+        for index in range(3 * count):
+            T.buffer_store(levels, constant(0, "uint32", self.isa), [index])
+
+        def word(r: Expr, c: Expr, k: Expr) -> tuple[Expr, Expr]:
+            offset = (r * shape.dilations[0] * width + c * shape.dilations[1]) * pixel + k * family.word_elements
+            return offset, ((block * rows + r) * columns + c) * shape.words + k
+
+        def segment(words: list[tuple[Expr, Expr]]) -> None:
+            for start in range(0, len(words), 8):
+                self._carry_save_block(words[start : start + 8], bases, levels, totals)
+
+        if rows * columns * shape.words <= SEGMENT_WORDS:
+            segment([word(r, c, k) for r in range(rows) for c in range(columns) for k in range(shape.words)])
+        elif columns * shape.words <= SEGMENT_WORDS:
+            with T.serial(0, rows) as r:
+                segment([word(r, c, k) for c in range(columns) for k in range(shape.words)])
+        else:
+            full = shape.words // 8
+            with T.serial(0, rows) as r, T.serial(0, columns) as c:
+                if full:
+                    with T.serial(0, full) as part:
+                        segment([word(r, c, part * 8 + k) for k in range(8)])
+                if shape.words % 8:
+                    segment([word(r, c, full * 8 + k) for k in range(shape.words % 8)])
+        counter: Any = family
+        for index in range(count):
+            total = totals[index]
+            for level in range(3):
+                total = T.bind(counter.count(total, levels[3 * index + level], 1 << level))
+            T.buffer_store(totals, total, [index])
+
+    def _carry_save_block(
+        self, words: Sequence[tuple[Expr, Expr]], bases: Sequence[Expr], levels: Any, totals: Any
+    ) -> None:
+        """Up to eight words: seven adders leave one vector of weight 8 to count."""
+        isa, family, tile = self.isa, self.family, self.tile
+        planes = self.shape.weight_planes
+        plane_stride = self.shape.source.pixel // max(1, self.shape.source.planes)
+        zero = constant(0, "uint32", isa)
+        counter: Any = family
+        for i in range(planes):
+            for n in range(tile.blocks):
+                for j in range(self.rule.act_planes):
+                    for m, base in enumerate(bases):
+                        index = self._index(i, j, m, n)
+                        ones, twos, fours = (levels[3 * index + level] for level in range(3))
+
+                        def bit(position: int, i: int = i, n: int = n, base: Expr = base, j: int = j) -> Expr:
+                            if position >= len(words):
+                                return zero
+                            offset, at = words[position]
+                            weight = load(self.weights, ((at * planes + i) * tile.blocks + n) * isa.lanes, isa)
+                            (bits,) = family.activation(self.source, base + j * plane_stride + offset)
+                            return T.bind(weight & bits)
+
+                        pairs = []
+                        for half in range(2):
+                            carries = []
+                            for first in (4 * half, 4 * half + 2):
+                                carry, ones = counter.full_adder(ones, bit(first), bit(first + 1))
+                                carries.append(carry)
+                            carry, twos = counter.full_adder(twos, *carries)
+                            pairs.append(carry)
+                        eights, fours = counter.full_adder(fours, *pairs)
+                        for level, value in enumerate((ones, twos, fours)):
+                            T.buffer_store(levels, value, [3 * index + level])
+                        T.buffer_store(totals, counter.count(totals[index], eights, 8), [index])
 
     def _flush(self, accumulators: Any, totals: Any) -> None:
         for index in range(self.pairs * self.pixels * self.tile.blocks):
@@ -352,8 +454,10 @@ class _Builder:
         value = totals[self._index(i, j, m, n)]
         if self.family.accumulator == "float32":
             return value
-        value = T.cast(value, vector("int32", self.isa)) if self.family.accumulator == "int32" else T.reinterpret(
-            vector("int32", self.isa), value
+        value = (
+            T.cast(value, vector("int32", self.isa))
+            if self.family.accumulator == "int32"
+            else T.reinterpret(vector("int32", self.isa), value)
         )
         if not self.rule.bipolar:
             return value
@@ -395,7 +499,7 @@ class _Builder:
                 T.buffer_store(self.outputs[0], value, [T.ramp(at, 1, self.isa.lanes)])
 
     def _value(self, totals: Any, m: int, n: int, position: tuple[Expr, Expr], channel: Expr) -> Expr:
-        """y of pixel m and block n: int32 (integer mode), float64, or float32 (float family)."""
+        """Y of pixel m and block n: int32 (integer mode), float64, or float32 (float family)."""
         rule, isa = self.rule, self.isa
         channels = self.shape.blocks * isa.lanes
         if self.family.accumulator == "float32":

@@ -65,9 +65,7 @@ def mapped(isa: Isa, source: Format, window: Window | None, epilogue: Epilogue, 
         for item, output in zip(epilogue.stores, outputs, strict=True):
             fill_halo(output, item.format)
             _zero_tail(output, item.format, channels)
-        emitter = Emitter(
-            isa, epilogue, parameters=parameters, residuals=residuals, outputs=outputs, channels=channels
-        )
+        emitter = Emitter(isa, epilogue, parameters=parameters, residuals=residuals, outputs=outputs, channels=channels)
         loop = T.parallel if steps >= PARALLEL_MIN_STEPS and out_height > 1 else T.serial
         with loop(0, out_height) as y, T.serial(0, out_width) as x, T.serial(0, channels // isa.lanes) as block:
             if window is None:
@@ -186,9 +184,7 @@ def concat(sources: Sequence[Format], target: Format) -> Any:
     with IRBuilder() as builder, T.prim_func():
         T.func_name("concat")
         T.func_attr({"tirx.noalias": True})
-        data = [
-            T.arg(f"source{index}", T.buffer((form.size,), form.dtype)) for index, form in enumerate(sources)
-        ]
+        data = [T.arg(f"source{index}", T.buffer((form.size,), form.dtype)) for index, form in enumerate(sources)]
         output = T.arg("output", T.buffer((target.size,), target.dtype))
         fill_halo(output, target)
         with T.serial(0, target.height) as y, T.serial(0, target.width) as x:

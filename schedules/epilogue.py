@@ -9,7 +9,7 @@ from typing import Any, Literal
 from tvm.script.ir_builder import tirx as T
 
 from .formats import Format
-from .isa import Expr, Isa, broadcast, constant, fence, load, store, vector
+from .isa import Expr, Isa, constant, fence, load, store, vector
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,8 +15,11 @@ from tvm.script.ir_builder import tirx as T
 
 from lqcompile.target import Target
 
-from .contraction import ConvShape, SumRule, Tile
+from .contraction import ConvShape, Family, SumRule, Tile
 from .isa import Expr, broadcast, constant, vector
+
+MAJORITY, PARITY = 0xE8, 0x96
+"""Truth tables of VPTERNLOG: carry and sum of a full adder."""
 
 FLUSH_STEPS = 31
 """Byte counters overflow after 31 steps of at most 8."""
@@ -88,6 +91,8 @@ class PopcountLanes:
     vectors: int = 1
     flush_steps: int = 0
     word_elements: int = 4
+    cycles: float = 1.5
+    carry_save: bool = False
 
     def activation(self, source: Any, index: Expr) -> list[Expr]:
         """32 bits of one plane of one pixel, in every lane."""
@@ -110,6 +115,8 @@ class PopcountBytes:
     weight_dtype: str = "uint32"
     vectors: int = 1
     word_elements: int = 4
+    cycles: float = 4.0
+    carry_save: bool = False
 
     @property
     def accumulator(self) -> str:
@@ -136,6 +143,50 @@ class PopcountBytes:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PopcountCarrySave:
+    """AND, bitwise adders (VPTERNLOG), and a byte popcount for every eighth word: AVX-512 without VPOPCNTDQ.
+
+    3.6 instructions a word against 8 of `PopcountBytes`. Adders and method: Harley-Seal, as in Mula, Kurz and Lemire,
+    "Faster population counts using AVX2 instructions", 2018.
+    """
+
+    isa: X86
+    accumulator: str = "int32"
+    weight_dtype: str = "uint32"
+    vectors: int = 1
+    flush_steps: int = 0
+    word_elements: int = 4
+    cycles: float = 1.8
+    carry_save: bool = True
+
+    def activation(self, source: Any, index: Expr) -> list[Expr]:
+        """32 bits of one plane of one pixel, in every lane."""
+        return [broadcast(T.reinterpret("uint32", source[T.ramp(index, 1, 4)]), self.isa)]
+
+    def step(self, accumulator: Expr, activation: Sequence[Expr], weight: Sequence[Expr]) -> Expr:
+        """Adds ``popcount(weight & activation)``."""
+        return self.count(accumulator, weight[0] & activation[0], 1)
+
+    def flush(self, total: Expr, accumulator: Expr) -> Expr:
+        """Not used: counters are wide enough."""
+        return total + accumulator
+
+    def count(self, total: Expr, word: Expr, weight: int) -> Expr:
+        """``total + weight * popcount(word)`` per lane."""
+        return self.isa.add_bytes(total, T.popcount(T.reinterpret(self.isa.bytes_type, word)), weight)
+
+    def full_adder(self, a: Expr, b: Expr, c: Expr) -> tuple[Expr, Expr]:
+        """(carry, sum) of three bits in each position: one VPTERNLOG each."""
+        return self._ternary(a, b, c, MAJORITY), self._ternary(a, b, c, PARITY)
+
+    def _ternary(self, a: Expr, b: Expr, c: Expr, table: int) -> Expr:
+        signed = [T.reinterpret("int32x16", value) for value in (a, b, c)]
+        name = "llvm.x86.avx512.pternlog.d.512"
+        result = T.call_llvm_pure_intrin("int32x16", name, *signed, T.int32(table))
+        return T.bind(T.reinterpret("uint32x16", result))
+
+
+@dataclass(frozen=True, kw_only=True)
 class DotVnni:
     """VPDPBUSD: four unsigned by signed byte products per lane and step."""
 
@@ -145,6 +196,8 @@ class DotVnni:
     vectors: int = 1
     flush_steps: int = 0
     word_elements: int = 4
+    cycles: float = 0.5
+    carry_save: bool = False
 
     def activation(self, source: Any, index: Expr) -> list[Expr]:
         """Four channels of one pixel, in every lane."""
@@ -172,6 +225,8 @@ class DotPairs:
     vectors: int = 2
     flush_steps: int = 0
     word_elements: int = 4
+    cycles: float = 2.0
+    carry_save: bool = False
 
     def activation(self, source: Any, index: Expr) -> list[Expr]:
         """Channels 0, 2 and channels 1, 3 of one pixel as 16-bit pairs, in every lane."""
@@ -205,6 +260,8 @@ class FloatFma:
     vectors: int = 1
     flush_steps: int = 0
     word_elements: int = 1
+    cycles: float = 0.5
+    carry_save: bool = False
 
     def activation(self, source: Any, index: Expr) -> list[Expr]:
         """One channel of one pixel, in every lane."""
@@ -219,9 +276,11 @@ class FloatFma:
         return total + accumulator
 
 
-def popcount(isa: X86) -> PopcountLanes | PopcountBytes:
+def popcount(isa: X86) -> PopcountLanes | PopcountCarrySave | PopcountBytes:
     """The popcount family of this machine."""
-    return PopcountLanes(isa=isa) if isa.vector_popcount else PopcountBytes(isa=isa)
+    if isa.vector_popcount:
+        return PopcountLanes(isa=isa)
+    return PopcountCarrySave(isa=isa) if isa.lanes == 16 else PopcountBytes(isa=isa)
 
 
 def dot8(isa: X86) -> DotVnni | DotPairs:
@@ -239,11 +298,29 @@ def family(isa: X86, name: str) -> Any:
     return makers[name](isa)
 
 
-def tile(isa: X86, shape: ConvShape, rule: SumRule, pool: tuple[int, int], blocks: int | None = None) -> Tile:
+LATENCY = 5
+"""Cycles from one step of an accumulator to the next."""
+
+
+def _bandwidth(block_bytes: int) -> float:
+    """Bytes per cycle of weights that every tile reads anew, by where they stay: L1, L2 or beyond."""
+    if block_bytes <= 16 << 10:
+        return 64.0
+    return 28.0 if block_bytes <= 600 << 10 else 6.0
+
+
+CARRY_SAVE_ACCUMULATORS = 4
+"""Each needs four registers: three adder levels and a total."""
+
+
+def tile(
+    isa: X86, kind: Family, shape: ConvShape, rule: SumRule, pool: tuple[int, int], blocks: int | None = None
+) -> Tile:
     """The register tile: as many accumulators as fit, few weight vectors and many pixels.
 
     Args:
         isa: instruction set.
+        kind: kernel family.
         shape: loop nest.
         rule: how sums combine.
         pool: fused pooling window.
@@ -251,18 +328,24 @@ def tile(isa: X86, shape: ConvShape, rule: SumRule, pool: tuple[int, int], block
     """
     pairs = shape.weight_planes * rule.act_planes
     window = pool[0] * pool[1]
-    budget = max(1, isa.accumulators // (pairs * window))
+    accumulators = CARRY_SAVE_ACCUMULATORS if kind.carry_save else isa.accumulators
+    budget = max(1, accumulators // (pairs * window))
     columns = shape.tile_columns
+    taps = shape.kernel[0] * shape.kernel[1] * shape.words
     best: tuple[float, Tile] | None = None
     for count in (8, 4, 2, 1) if blocks is None else (blocks,):
         if shape.blocks % count or (count > budget and count > 1 and blocks is None):
             continue
         pixels = max(1, min(columns, budget // count))
-        # Loads per multiply, and the share of columns that the last tile repeats.
-        loads = 1 / (pixels * window) + 1 / count
+        weights = shape.weight_planes * count * kind.vectors
+        work = pairs * pixels * window * count
+        loads = (weights + rule.act_planes * pixels * window) / 2
+        block_bytes = taps * weights * isa.lanes * 4
+        stream = weights * isa.lanes * 4 / _bandwidth(block_bytes)
+        chain = LATENCY if work * kind.cycles < LATENCY else 0
+        step = max(work * kind.cycles, loads, stream, chain)
         waste = -(-columns // pixels) * pixels / columns
-        idle = max(1.0, 8 / (pairs * pixels * window * count))
-        cost = (1 + loads) * waste * idle
+        cost = step * waste / work
         if best is None or cost < best[0]:
             best = (cost, Tile(pixels=pixels, blocks=count))
     if best is None:

@@ -165,7 +165,10 @@ def _subroutine(function: Any, name: str) -> Any:
         pointers.append(pointer)
         statements.append(tirx.DeclBuffer(buffer, data=pointer))
     scope = tirx.AttrStmt(
-        tirx.IntImm("int32", 0), "compute_scope", tvm.ir.StringImm(f"{name}_compute"), tirx.SeqStmt([*statements, function.body])
+        tirx.IntImm("int32", 0),
+        "compute_scope",
+        tvm.ir.StringImm(f"{name}_compute"),
+        tirx.SeqStmt([*statements, function.body]),
     )
     body = tirx.SeqStmt([scope, tirx.Return(tirx.IntImm("int32", 0))])
     return tirx.PrimFunc(pointers, body, INT32).with_attr("tirx.noalias", True)

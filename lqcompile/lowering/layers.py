@@ -36,7 +36,7 @@ from lqcompile.schedules.contraction import (
     workspace_size,
 )
 from lqcompile.schedules.epilogue import Epilogue, Store
-from lqcompile.schedules.formats import Format, round_up
+from lqcompile.schedules.formats import round_up
 from lqcompile.target import Target
 
 LARGEST_SUM = (1 << 31) - 1
@@ -126,7 +126,7 @@ class _Lowering:
         mode = self._mode(exact)
         epilogue, arrays = self._epilogue(mode)
         shape = self._shape(words)
-        tile = self.schedule.tile(self.isa, shape, rule, self.pool)
+        tile = self.schedule.tile(self.isa, self.family, shape, rule, self.pool)
         function = contraction(self.isa, self.family, shape, tile, rule, epilogue)
         constants = [pack.tile_weights(words, self.blocks, tile.blocks, self.isa.lanes)]
         dtype = basis_dtype(rule, epilogue)
@@ -205,7 +205,8 @@ class _Lowering:
         single = is_integer(self.layer.operation, quantizer)
         added = any(isinstance(stage, AddValue) for stage in self.stages)
         quantized = all(
-            isinstance(output.value.quantizer, Quantizer) and output.value.holds_codes for output, _ in self.layer.stores
+            isinstance(output.value.quantizer, Quantizer) and output.value.holds_codes
+            for output, _ in self.layer.stores
         )
         return "integer" if single and quantized and not added else "float64"
 
@@ -302,13 +303,11 @@ class _Lowering:
         size = workspace_size(shape, rule)
         return (Tensor(key=key, dtype="int32", size=size),) if size else ()
 
-    def _sums_kernel(
-        self, shape: ConvShape, tile: Tile, rule: SumRule, weights: npt.NDArray[Any]
-    ) -> SumsKernel:
+    def _sums_kernel(self, shape: ConvShape, tile: Tile, rule: SumRule, weights: npt.NDArray[Any]) -> SumsKernel:
         layer, operation = self.layer, self.layer.operation
         plain = replace(shape, pool=(1, 1))
         if self.pool != (1, 1):
-            tile = self.schedule.tile(self.isa, plain, rule, (1, 1), blocks=tile.blocks)
+            tile = self.schedule.tile(self.isa, self.family, plain, rule, (1, 1), blocks=tile.blocks)
         epilogue = Epilogue(mode="sums", steps=(), stores=())
         name = f"{self.name}_sums"
         function = contraction(self.isa, self.family, plain, tile, rule, epilogue, parallel=False)
@@ -340,4 +339,3 @@ class _Lowering:
             multipliers=multipliers,
             single=layer.family == "dot8",
         )
-

@@ -132,7 +132,9 @@ class _Lower:
         for (name, kind), halo in self.halos.items():
             if name == value.name:
                 form = make_format(value, kind, halo)
-                tensor = Tensor(key=self._unique(f"{name}_{kind}"), dtype=form.dtype, size=form.size, value=name, form=form)
+                tensor = Tensor(
+                    key=self._unique(f"{name}_{kind}"), dtype=form.dtype, size=form.size, value=name, form=form
+                )
                 self.tensors[name, kind] = tensor
                 found.append(tensor)
         return found
@@ -319,12 +321,16 @@ class _Lower:
         )
         narrowed = Tensor(key=tensor.key, dtype=tensor.dtype, size=packed.size, value=tensor.value, form=packed)
         self.tensors[str(tensor.value), "u8"] = narrowed
-        self._step(region.name, region.name, quantize_input(self.isa, packed, step), [self.inputs[name]], [], [narrowed])
+        self._step(
+            region.name, region.name, quantize_input(self.isa, packed, step), [self.inputs[name]], [], [narrowed]
+        )
         return True
 
     def _concat(self, region: Region, stores: list[tuple[Output, Tensor]]) -> None:
         sources = [self._tensor(name, "f32", region.name) for name in region.inputs]
-        target = self._temporary(region, (sum(self._form(tensor).channels for tensor in sources), *region.stream_shape[1:]))
+        target = self._temporary(
+            region, (sum(self._form(tensor).channels for tensor in sources), *region.stream_shape[1:])
+        )
         function = concat([self._form(tensor) for tensor in sources], self._form(target))
         self._step(f"{region.name}_join", region.name, function, sources, [], [target])
         self._window(region, target, None, None, region.stages, stores)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 from dataclasses import dataclass
 from typing import Any
 
@@ -124,7 +123,9 @@ def to_relax(program: Program) -> tuple[tvm.IRModule, dict[str, str]]:
 
 def _emit(builder: Any, step: Step, variables: dict[str, Any], keys: dict[str, str]) -> None:
     function = builder.add_func(step.function, step.name)
-    arguments = [variables[key] for key in step.inputs] + [relax.const(tvm.runtime.tensor(array), str(array.dtype)) for array in step.constants]
+    arguments = [variables[key] for key in step.inputs] + [
+        relax.const(tvm.runtime.tensor(array), str(array.dtype)) for array in step.constants
+    ]
     types = [relax.TensorType((tensor.size,), tensor.dtype) for tensor in step.outputs]
     call = relax.call_tir(function, relax.Tuple(arguments), types if len(types) > 1 else types[0])
     result = builder.emit(call, name_hint=step.name)
@@ -137,5 +138,3 @@ def _emit(builder: Any, step: Step, variables: dict[str, Any], keys: dict[str, s
         item = builder.emit(relax.TupleGetItem(result, index), name_hint=f"{step.name}_{index}")
         variables[tensor.key] = item
         keys[item.name] = tensor.key
-
-
