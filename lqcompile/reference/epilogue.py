@@ -91,8 +91,8 @@ def apply_stages(x: Float64, stages: Sequence[Stage], values: Mapping[str, npt.N
 def max_pool(x: Float64, pool: MaxPool) -> Float64:
     """Maximum over windows; positions outside the image do not take part: float64[N, C, H, W] -> [N, C, OH, OW]."""
     geometry = Geometry(kernel=pool.kernel, strides=pool.strides, pads=pool.pads)
-    view = windows(x, geometry, fill=-np.inf)
-    largest: Float64 = view[..., 0, 0]
+    view = windows(x, geometry, fill=-np.inf).astype(np.float64, copy=False)
+    largest = view[..., 0, 0]
     for i in range(pool.kernel[0]):
         for j in range(pool.kernel[1]):
             largest = np.maximum(largest, view[..., i, j])
