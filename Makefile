@@ -1,7 +1,10 @@
 # Everything sets itself up: 'make demo' and 'make test' work in a fresh clone with Python 3.11 or newer.
 
 PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3,$(if $(shell command -v $(name)),$(name))))
-PIP_INSTALL = $(1)/bin/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt
+ifeq ($(PYTHON),)
+$(error found no python3, expected Python 3.11 or newer; install it or run make PYTHON=/path/to/python)
+endif
+PIP_INSTALL = $(1)/bin/python -m pip install -qq --no-compile --disable-pip-version-check --constraint constraints.txt
 SOURCES = pyproject.toml constraints.txt
 
 # The demo needs neither torch nor the tools; tests and benchmarks need everything.
@@ -36,12 +39,12 @@ clean: ## remove the environments and caches
 
 $(BASE)/.ready: $(SOURCES)
 	@echo "Setting up $(BASE) (a minute or two, once) ..."
-	@$(PYTHON) -m venv --clear $(BASE)
-	@$(call PIP_INSTALL,$(BASE)) --no-compile --editable .
+	@$(PYTHON) -m venv $(BASE)
+	@$(call PIP_INSTALL,$(BASE)) --editable .
 	@touch $@
 
 $(FULL)/.ready: $(SOURCES)
 	@echo "Setting up $(FULL) (a few minutes, once) ..."
-	@$(PYTHON) -m venv --clear $(FULL)
+	@$(PYTHON) -m venv $(FULL)
 	@$(call PIP_INSTALL,$(FULL)) --editable '.[train,tune,bench,dev]'
 	@touch $@
