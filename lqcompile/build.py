@@ -157,8 +157,8 @@ def _refuse_fallback(plan: Plan, choices: dict[str, Choice]) -> None:
             if isinstance(operation.weights, FloatWeights):
                 continue
             raise BuildError(
-                f"node '{region.name}' ({region.op_type}): found no exact kernel ({choices[region.name].reason}), expected "
-                "one because of --strict; quantize its input or build without --strict"
+                f"node '{region.name}' ({region.op_type}): found no exact kernel ({choices[region.name].reason}), "
+                "expected one because of --strict; quantize its input or build without --strict"
             )
 
 
@@ -179,12 +179,27 @@ def _manifest(plan: Plan, path: Path, data: bytes, target: Target, variants: lis
 def _variant(plan: Plan, program: Program, driver: Driver, target: Target, library: str, params: str) -> dict[str, Any]:
     tensors: dict[str, Tensor] = {tensor.key: tensor for step in program.steps for tensor in step.outputs}
     regions = {region.name: region for region in plan.regions}
+    held = [key for key in driver.offsets if tensors[key].value in plan.values]
+    known = {tensors[key].value for key in held}
     spans = []
     for name, first, last in driver.regions:
         region = regions.get(name)
-        reads = (*region.inputs, *region.residuals) if region else ()
-        writes = tuple(output.value.name for output in region.outputs) if region else ()
-        spans.append({"name": name, "first": first, "last": last, "reads": list(reads), "writes": list(writes)})
+        steps = program.steps[first:last]
+        made = {tensor.key for step in steps for tensor in step.outputs}
+        read = {key for step in steps for key in step.inputs} - made
+        spans.append(
+            {
+                "name": name,
+                "first": first,
+                "last": last,
+                "reads": list((*region.inputs, *region.residuals)) if region else [],
+                # Only these: another format of the same value may have given its place to another tensor.
+                "places": [index for index, key in enumerate(held) if key in read],
+                "writes": [output.value.name for output in region.outputs if output.value.name in known]
+                if region
+                else [],
+            }
+        )
     return {
         "name": target.name,
         "requires": list(target.features),
@@ -194,11 +209,7 @@ def _variant(plan: Plan, program: Program, driver: Driver, target: Target, libra
         "steps": len(program.steps),
         "layers": [_layer(plan, name, choice) for name, choice in program.choices.items()],
         "regions": spans,
-        "tensors": [
-            describe(tensors[key], plan.values[tensors[key].value or ""], offset)
-            for key, offset in driver.offsets.items()
-            if tensors[key].value in plan.values
-        ],
+        "tensors": [describe(tensors[key], plan.values[tensors[key].value or ""], driver.offsets[key]) for key in held],
         "sums": [
             {
                 "region": kernel.region,

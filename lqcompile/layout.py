@@ -1,7 +1,7 @@
 """Between logical arrays and what kernels hold in memory, from the manifest alone (NumPy, no compiler).
 
-Logical arrays are float32 or codes (level index uint8, or 8-bit codes), [C, H, W] or [C]. A manifest entry describes the
-physical tensor: its format and what is stored for each level.
+Logical arrays are float32 or codes (level index uint8, or 8-bit codes), [C, H, W] or [C]. A manifest entry describes
+the physical tensor: its format and what is stored for each level.
 """
 
 from __future__ import annotations
@@ -107,11 +107,13 @@ def _pad(image: npt.NDArray[Any], entry: Entry, value: float) -> npt.NDArray[Any
 
 def _stored(entry: Entry, image: npt.NDArray[Any]) -> npt.NDArray[Any]:
     if "stored" in entry and not entry["decoded"]:
-        return np.asarray(entry["stored"])[image]
+        levels: npt.NDArray[Any] = np.asarray(entry["stored"])[image]
+        return levels
     if "code" in entry and not entry["decoded"]:
         code = entry["code"]
         if entry["kind"] == "u8":
-            return image.astype(np.int64) + code["bias"]
+            biased: npt.NDArray[np.int64] = image.astype(np.int64) + code["bias"]
+            return biased
         real = (image.astype(np.int64) - code["zero_point"]).astype(np.float32) * np.float32(code["scale"])
         return np.asarray(real)
     return image
@@ -125,9 +127,11 @@ def _logical(entry: Entry, stored: npt.NDArray[Any]) -> npt.NDArray[Any]:
         return _index(table.tolist(), stored.astype(np.float32))
     code = entry["code"]
     if entry["kind"] == "u8":
-        return (stored.astype(np.int64) - code["bias"]).astype(code["dtype"])
+        codes: npt.NDArray[Any] = (stored.astype(np.int64) - code["bias"]).astype(code["dtype"])
+        return codes
     steps = np.rint(stored / np.float32(code["scale"])).astype(np.int64)
-    return (steps + code["zero_point"]).astype(code["dtype"])
+    result: npt.NDArray[Any] = (steps + code["zero_point"]).astype(code["dtype"])
+    return result
 
 
 def _index(stored: list[float], values: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import tempfile
-import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,17 +78,18 @@ class CompiledModel:
         self._call([np.ascontiguousarray(array) for array in arrays.values()], results, 0, self.variant["steps"])
         return {port.name: result for port, result in zip(self.outputs, results, strict=True)}
 
-    def time_layers(self, inputs: Mapping[str, Array], repeats: int = 20) -> list[tuple[str, float]]:
-        """Median seconds of each region on the first sample: (name, seconds) in order."""
+    def layer_runners(self, inputs: Mapping[str, Array]) -> dict[str, Callable[[], None]]:
+        """Calls that run one region each on the first sample, for timing.
+
+        They work on what the regions before left in the arena: take them in order, each as often as wanted.
+        """
         arrays = [np.ascontiguousarray(array[:1]) for array in check_inputs(self.inputs, inputs).values()]
         results = [np.empty((1, *port.shape), np.float32) for port in self.outputs]
-        times = np.zeros((repeats, len(self._regions)))
-        for repeat in range(repeats):
-            for index, region in enumerate(self._regions.values()):
-                start = time.perf_counter()
-                self._call(arrays, results, region["first"], region["last"])
-                times[repeat, index] = time.perf_counter() - start
-        return list(zip(self._regions, np.median(times, axis=0).tolist(), strict=True))
+        ports = [tvm_ffi.from_dlpack(array.reshape(1, -1)) for array in (*arrays, *results)]
+        return {
+            name: functools.partial(self._run, *ports, *self._memory, region["first"], region["last"])
+            for name, region in self._regions.items()
+        }
 
     def run_region(self, name: str, values: Mapping[str, Array]) -> dict[str, Array]:
         """Runs one region on given values, for verification.
@@ -138,10 +139,10 @@ class CompiledModel:
 
     def _place(self, region: dict[str, Any], values: Mapping[str, Array], sample: int) -> list[Array]:
         """Writes what the region reads into the arena; returns the graph inputs of one sample."""
-        for value in region["reads"]:
-            for entry in self._tensors.get(value, []):
-                data = layout.encode(entry, values[value][sample])
-                self._arena[entry["offset"] : entry["offset"] + len(data)] = data
+        for index in region["places"]:
+            entry = self.variant["tensors"][index]
+            data = layout.encode(entry, values[entry["value"]][sample])
+            self._arena[entry["offset"] : entry["offset"] + len(data)] = data
         inputs = []
         for port in self.inputs:
             if port.name in values:
@@ -159,7 +160,8 @@ class CompiledModel:
         for entry, array in zip(entries[1:], arrays[1:], strict=True):
             if not np.array_equal(array, arrays[0]):
                 raise ArtifactError(
-                    f"value '{value}': its {entries[0]['kind']} and {entry['kind']} formats differ; report this as a bug"
+                    f"value '{value}': its {entries[0]['kind']} and {entry['kind']} formats differ; "
+                    "report this as a bug"
                 )
         # A view into the arena, which the next sample overwrites, where the layout is that of the logical array.
         return arrays[0].copy()

@@ -1,9 +1,9 @@
 """The contraction template: a direct convolution with output channels in vector lanes.
 
-One loop nest serves every family. A *word* is what a lane multiplies per step (32 bit planes' bits, 4 bytes or 1 float);
-a tile keeps ``pixels x blocks x plane pairs`` accumulators in registers, weights stream from memory once per tile and
-activations are broadcast. A linear layer is a 1x1 convolution on a 1x1 image; grouped convolutions arrive as dense ones
-with structural zeros.
+One loop nest serves every family. A *word* is what a lane multiplies per step (32 bits of a plane, 4 bytes or 1
+float); a tile keeps ``pixels x blocks x plane pairs`` accumulators in registers, weights stream from memory once per
+tile and activations are broadcast. A linear layer is a 1x1 convolution on a 1x1 image; grouped convolutions arrive as
+dense ones with structural zeros.
 """
 
 from __future__ import annotations
@@ -156,7 +156,7 @@ def contraction(
 
 
 def workspace_size(shape: ConvShape, rule: SumRule) -> int:
-    """int32 elements of the counts workspace: one per conv output pixel and activation plane; 0 where none is needed."""
+    """int32 elements of the counts workspace: one per conv output pixel and activation plane, 0 if not needed."""
     if not rule.bipolar or rule.mask_plane >= 0:
         return 0
     return shape.out_height * shape.out_width * rule.act_planes

@@ -1,4 +1,4 @@
-"""Kernels that move and map values: graph inputs and outputs, pooling, residual sums, concatenation, lone quantizers."""
+"""Kernels that move and map values: graph inputs and outputs, pooling, sums, concatenation, lone quantizers."""
 
 from __future__ import annotations
 
@@ -81,9 +81,13 @@ def _zero_tail(output: Any, form: Format, channels: int) -> None:
     if form.kind != "bits" or form.padded_channels <= channels:
         return
     plane = form.padded_channels // 8
-    with T.serial(0, form.height) as y, T.serial(0, form.width) as x, T.serial(0, form.planes) as j:
-        with T.serial(channels // 8, plane) as byte:
-            T.buffer_store(output, T.uint8(0), [pixel_index(form, y, x) + j * plane + byte])
+    with (
+        T.serial(0, form.height) as y,
+        T.serial(0, form.width) as x,
+        T.serial(0, form.planes) as j,
+        T.serial(channels // 8, plane) as byte,
+    ):
+        T.buffer_store(output, T.uint8(0), [pixel_index(form, y, x) + j * plane + byte])
 
 
 def _pool(isa: Isa, data: Any, source: Format, window: Window, signs: Any, position: tuple[Expr, Expr, Expr]) -> Expr:

@@ -67,8 +67,8 @@ class UniformStep:
 class Store:
     """One output of a kernel: stages on the stream, a quantizer, and where it goes.
 
-    `complement` (mode ``integer``) brings a parameter int32[channels] of 0 and -1 by which the sum is XORed before it is
-    compared: -1 where the value falls as the sum rises.
+    `complement` (mode ``integer``) brings a parameter int32[channels] of 0 and -1 by which the sum is XORed before it
+    is compared: -1 where the value falls as the sum rises.
     """
 
     format: Format
@@ -85,8 +85,9 @@ class Epilogue:
     """What happens to the sums of a contraction or the values of a map.
 
     Args:
-        mode: ``float64`` and ``float32``: steps follow; ``integer``: quantizers compare the one integer sum with integer
-            thresholds (a parameter per store, int32[levels - 1, channels]); ``sums``: the integers themselves are stored.
+        mode: ``float64`` and ``float32``: steps follow; ``integer``: quantizers compare the one integer sum with
+            integer thresholds (a parameter per store, int32[levels - 1, channels]); ``sums``: the integers themselves
+            are stored.
         steps: stages up to the stream.
         stores: at least one.
     """

@@ -1,13 +1,13 @@
 """x86-64: vector operations and kernel families for AVX2, AVX-512, VNNI and VPOPCNTDQ.
 
-Facts on instructions are from Intel's Intrinsics Guide and uops.info: VPDPBUSD multiplies unsigned by signed bytes and adds
-four products per 32-bit lane; VPMADDUBSW saturates at 16 bits, so it only sums popcounts here; VPMADDWD is exact on 16-bit
-factors; without VPOPCNTDQ a popcount is two table look-ups (VPSHUFB) per byte.
+Facts on instructions are from Intel's Intrinsics Guide and uops.info: VPDPBUSD multiplies unsigned by signed bytes and
+adds four products per 32-bit lane; VPMADDUBSW saturates at 16 bits, so it only sums popcounts here; VPMADDWD is exact
+on 16-bit factors; without VPOPCNTDQ a popcount is two table look-ups (VPSHUFB) per byte.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -294,7 +294,11 @@ def family(isa: X86, name: str) -> Any:
     Raises:
         KeyError: there is none.
     """
-    makers = {"popcount": popcount, "dot8": dot8, "float": lambda machine: FloatFma(isa=machine)}
+    makers: dict[str, Callable[[X86], Any]] = {
+        "popcount": popcount,
+        "dot8": dot8,
+        "float": lambda machine: FloatFma(isa=machine),
+    }
     return makers[name](isa)
 
 

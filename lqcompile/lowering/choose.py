@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lqcompile.graph.plan import AnyQuantizer, Contraction, is_integer
+from lqcompile.errors import UnsupportedError
+from lqcompile.graph.plan import AnyQuantizer, Contraction, Region, is_integer
 from lqcompile.graph.specs import LowBitWeights, Quantizer
 
 RATES = {
@@ -33,23 +34,41 @@ def choose(contraction: Contraction, quantizer: AnyQuantizer | None, target: str
 
     `quantizer` is that of the codes the contraction reads; decoded levels count as float32.
     """
-    weights = contraction.weights
-    low_bit = isinstance(weights, LowBitWeights) and isinstance(quantizer, Quantizer)
-    integer = is_integer(contraction, quantizer)
-    if not low_bit and not integer:
+    families = serving(contraction, quantizer)
+    if families == ("float",):
         return Choice(family="float", reason=_float_reason(contraction, quantizer))
-    if not low_bit:
+    if families == ("dot8",):
         return Choice(family="dot8", reason="8-bit weights on 8-bit codes")
-    rates = RATES[target]
-    assert_bits = (weights.bits, quantizer.bits if quantizer else 0)
-    pairs = assert_bits[0] * assert_bits[1]
-    popcount = rates["popcount"] / pairs
-    if not integer:
+    pairs = contraction.weights.bits * (quantizer.bits if quantizer else 0)
+    if families == ("popcount",):
         return Choice(family="popcount", reason=f"bases are not integers, {pairs} plane pairs")
-    dot8 = rates["dot8"]
+    popcount, dot8 = RATES[target]["popcount"] / pairs, RATES[target]["dot8"]
     best, other = ("popcount", "dot8") if popcount > dot8 else ("dot8", "popcount")
     ratio = max(popcount, dot8) / min(popcount, dot8)
     return Choice(family=best, reason=f"cost table: {ratio:.1f} x {other} at {pairs} plane pairs")
+
+
+def force(region: Region, contraction: Contraction, quantizer: AnyQuantizer | None, family: str) -> Choice:
+    """The family that was asked for, if it computes the contraction.
+
+    Raises:
+        UnsupportedError: it does not.
+    """
+    families = serving(contraction, quantizer)
+    if family not in families:
+        raise UnsupportedError(
+            f"node {region.name!r} ({region.op_type}): found kernel family {family!r} asked for, expected "
+            f"{' or '.join(families)}; ask for that or leave the choice to the cost table"
+        )
+    return Choice(family=family, reason="asked for")
+
+
+def serving(contraction: Contraction, quantizer: AnyQuantizer | None) -> tuple[str, ...]:
+    """The families that compute a contraction whose input holds codes of `quantizer` (None: float32)."""
+    integer = is_integer(contraction, quantizer)
+    if isinstance(contraction.weights, LowBitWeights) and isinstance(quantizer, Quantizer):
+        return ("popcount", "dot8") if integer else ("popcount",)
+    return ("dot8",) if integer else ("float",)
 
 
 def _float_reason(contraction: Contraction, quantizer: AnyQuantizer | None) -> str:

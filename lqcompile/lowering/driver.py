@@ -87,9 +87,8 @@ def make_driver(program: Program, relax_module: tvm.IRModule, keys: dict[str, st
     tensors = {tensor.key: tensor for outputs in step_outputs for tensor in outputs if tensor.key not in externals}
     offsets, arena_bytes = plan_arena(_lifetimes(calls, step_outputs, tensors))
     functions: dict[str, Any] = {}
-    for step, call in zip(program.steps, calls, strict=True):
+    for call in calls:
         functions[call.function] = _subroutine(relax_module[call.function], call.function)
-        del step
     sums_calls = []
     for kernel in program.sums:
         functions[kernel.step.name] = _subroutine(kernel.step.function, kernel.step.name)

@@ -72,7 +72,7 @@ class Layer:
 
 
 def fused_pool(stages: Sequence[Stage]) -> MaxPool | None:
-    """The max-pooling of a chain if it can run inside the kernel: windows that do not overlap, no padding, first add later."""
+    """The max-pooling of a chain if it can run inside the kernel: no overlap, no padding, no addition before it."""
     for index, stage in enumerate(stages):
         if isinstance(stage, AddValue):
             return None
@@ -172,13 +172,14 @@ class _Lowering:
                 integers = weights.integers()
             if integers is None:
                 raise TypeError("dot8 needs integer weights")
-            values = integers.reshape(pack.kernel_shape(operation)).astype(np.int16) * sign.astype(np.int16)
-            flipped = pack.dense(np.clip(values, -128, 127).astype(np.int8), operation.geometry, channels)
+            signed = integers.reshape(pack.kernel_shape(operation)).astype(np.int16) * sign.astype(np.int16)
+            flipped = pack.dense(np.clip(signed, -128, 127).astype(np.int8), operation.geometry, channels)
             return SumRule(act_integers=(1,)), pack.pack_byte_words(flipped, self.family.vectors), np.empty(0)
         if not isinstance(quantizer, Quantizer):
             raise TypeError("popcount needs low-bit codes")
         planes = pack.weight_planes(operation, self.flips)
-        integer = is_integer(operation, quantizer) and planes.integers is not None
+        multipliers = planes.integers if is_integer(operation, quantizer) else None
+        integer = multipliers is not None
         ones = float(quantizer.offset) != 0.0
         basis = [float(quantizer.scale) * float(value) for value in quantizer.basis]
         rule = SumRule(
@@ -189,7 +190,7 @@ class _Lowering:
             act_basis=() if integer else (*basis, *([float(quantizer.offset)] if ones else [])),
             weight_basis=planes.basis.shape[1],
         )
-        return rule, pack.pack_bit_words(planes.bits), planes.integers if integer else planes.basis
+        return rule, pack.pack_bit_words(planes.bits), planes.basis if multipliers is None else multipliers
 
     def _basis(self, basis: npt.NDArray[Any], rule: SumRule, dtype: str) -> npt.NDArray[Any]:
         planes = max(rule.weight_basis, basis.shape[1])
@@ -215,7 +216,8 @@ class _Lowering:
         weights, quantizer = self.layer.operation.weights, self.layer.quantizer
         if not isinstance(weights, Int8Weights | LowBitWeights) or quantizer is None:
             raise TypeError("scales belong to integer contractions")
-        return weights.scale.astype(np.float64) * np.float64(np.float32(quantizer.scale))
+        scales: npt.NDArray[np.float64] = weights.scale.astype(np.float64) * np.float64(np.float32(quantizer.scale))
+        return scales
 
     def _corrections(self) -> npt.NDArray[np.int64]:
         """What the stored zero point adds to the integer sum: int64[O], with flipped channels negated."""
@@ -223,7 +225,8 @@ class _Lowering:
         if not isinstance(weights, Int8Weights) or not isinstance(quantizer, UniformQuantizer):
             return np.zeros(self.outputs, np.int64)
         total = weights.values.astype(np.int64).reshape(self.outputs, -1).sum(axis=1)
-        return np.where(self.flips, -total, total) * zero_code(quantizer)
+        signed: npt.NDArray[np.int64] = np.where(self.flips, -total, total) * zero_code(quantizer)
+        return signed
 
     def _epilogue(self, mode: str) -> tuple[Epilogue, list[npt.NDArray[Any]]]:
         layer = self.layer

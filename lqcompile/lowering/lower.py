@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,7 +27,7 @@ from lqcompile.graph.plan import (
     Value,
 )
 from lqcompile.graph.specs import UniformQuantizer
-from lqcompile.lowering.choose import Choice, choose
+from lqcompile.lowering.choose import Choice, choose, force
 from lqcompile.lowering.layers import Layer, fused_pool, lower_layer
 from lqcompile.lowering.outputs import affine_parameters, make_format, make_quantizer, make_steps, make_store
 from lqcompile.lowering.parameters import per_channel, scale_signs
@@ -45,19 +46,25 @@ INPUT_CHANNELS = 4
 """Most channels of a graph input that is quantized straight to one 32-bit word per pixel."""
 
 
-def lower(plan: Plan, target: Target) -> Program:
+def lower(plan: Plan, target: Target, *, families: Mapping[str, str] | None = None) -> Program:
     """Lowers a plan for one target (without variants).
 
+    Args:
+        plan: to lower.
+        target: one without variants.
+        families: kernel family by region name, in place of the cost table's choice.
+
     Raises:
-        UnsupportedError: a region that no kernel serves; the message names it.
+        UnsupportedError: a region that no kernel serves, or not the one asked for; the message names it.
     """
-    return _Lower(plan, target).program()
+    return _Lower(plan, target, dict(families or {})).program()
 
 
 @dataclass(eq=False)
 class _Lower:
     plan: Plan
     target: Target
+    families: dict[str, str]
     steps: list[Step] = field(default_factory=list)
     sums: list[SumsKernel] = field(default_factory=list)
     choices: dict[str, Choice] = field(default_factory=dict)
@@ -100,7 +107,10 @@ class _Lower:
             if isinstance(region.operation, Contraction):
                 value = self._value(region.inputs[0])
                 quantizer = value.quantizer if value.holds_codes else None
-                self.choices[region.name] = choose(region.operation, quantizer, self.target.name)
+                if region.name in self.families:
+                    self.choices[region.name] = force(region, region.operation, quantizer, self.families[region.name])
+                else:
+                    self.choices[region.name] = choose(region.operation, quantizer, self.target.name)
 
     def _require(self) -> None:
         """Collects the formats that each value is read in, with the widest halo that a reader needs."""
@@ -291,8 +301,8 @@ class _Lower:
             pool, stages = stages[0], stages[1:]
         if any(isinstance(stage, MaxPool) for stage in stages):
             raise UnsupportedError(
-                f"node {region.name!r} ({region.op_type}): found a max-pooling behind other stages of one chain without a "
-                "convolution, expected it first; give the tensor before it a second consumer"
+                f"node {region.name!r} ({region.op_type}): found a max-pooling behind other stages of one chain "
+                "without a convolution, expected it first; give the tensor before it a second consumer"
             )
         source = self._tensor(region.inputs[0], "f32", region.name)
         self._window(region, source, pool, None, stages, stores)

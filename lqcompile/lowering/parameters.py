@@ -190,11 +190,13 @@ def sum_bound(contraction: Contraction, quantizer: Quantizer | UniformQuantizer)
     weights = contraction.weights
     if isinstance(weights, Int8Weights):
         magnitude = np.abs(weights.values.astype(np.int64)).reshape(weights.shape[0], -1).sum(axis=1)
-        return magnitude * 255
+        products: Int64Array = magnitude * 255
+        return products
     if not isinstance(weights, LowBitWeights) or not isinstance(quantizer, Quantizer):
         raise TypeError("integer sums need low-bit or 8-bit weights")
     count = int(np.prod(weights.shape[1:]))
     if weights.integer_basis and quantizer.integer_basis:
         per_weight = np.abs(weights.basis.astype(np.int64)).sum(axis=1)
-        return per_weight * count * int(quantizer.basis.sum())
+        largest: Int64Array = per_weight * count * int(quantizer.basis.sum())
+        return largest
     return np.full(weights.shape[0], count, np.int64)
