@@ -7,7 +7,6 @@ ONNX but never torch, training needs torch but never TVM, and running needs TVM'
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 import sys
 import types
 from typing import TYPE_CHECKING, Any
@@ -47,7 +46,9 @@ __all__ = ["LQCompileError", "__version__", *_HOMES]
 def __getattr__(name: str) -> Any:
     """Load a public name from the module that defines it, once."""
     if name == "__version__":
-        value: Any = importlib.metadata.version("lqcompile")
+        from importlib.metadata import version  # half of the time that importing this package would take
+
+        value: Any = version("lqcompile")
     elif name in _HOMES:
         home = _HOMES[name]
         try:

@@ -10,7 +10,6 @@ import signal
 import sys
 import traceback
 from collections.abc import Sequence
-from importlib.metadata import version
 from typing import Annotated
 
 import typer
@@ -76,7 +75,9 @@ def _root(
 
 def _show_version(value: bool) -> None:
     if value:
-        sys.stdout.write(f"lqcompile {version('lqcompile')}\n")
+        import lqcompile
+
+        sys.stdout.write(f"lqcompile {lqcompile.__version__}\n")
         raise typer.Exit
 
 
