@@ -2,9 +2,10 @@
 
     python examples/train_fashion_mnist.py --epochs 16 --out models/
 
-Both nets see the same recipe: AdamW, one-cycle learning rate, random flips and shifts of up to one pixel. The last
-`--snap-epochs` epochs of the quantized net train with its bases snapped to integers. Input of the exported files:
-float32[N, 1, 28, 28] in 0..1, that is pixel / 255.
+The float twin trains first; the quantized net starts from its weights, unless `--from-scratch`. Both see the same
+recipe: AdamW, one-cycle learning rate, random flips and shifts of up to one pixel; `--tune-epochs` and `--tune-lr` are
+those of the quantized net. Its last `--snap-epochs` epochs train with the bases snapped to integers. Input of the
+exported files: float32[N, 1, 28, 28] in 0..1, that is pixel / 255.
 """
 
 from __future__ import annotations
@@ -57,16 +58,25 @@ def augment(images: Tensor, generator: torch.Generator) -> Tensor:
     return F.pad(images, (1, 1, 1, 1))[:, :, top : top + 28, left : left + 28].float() / 255
 
 
-def train(name: str, model: nn.Module, data: dict[str, Tensor], args: argparse.Namespace, snap_epochs: int) -> float:
+def train(
+    name: str,
+    model: nn.Module,
+    data: dict[str, Tensor],
+    args: argparse.Namespace,
+    *,
+    epochs: int,
+    lr: float,
+    snap_epochs: int = 0,
+) -> float:
     """Train `model` and return its test accuracy in percent."""
     generator = torch.Generator().manual_seed(args.seed)
     images, labels = data["train_images"], data["train_labels"]
     steps = len(images) // args.batch
-    optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr, weight_decay=args.weight_decay)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, args.lr, total_steps=args.epochs * steps)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=args.weight_decay)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=epochs * steps)
     start, accuracy = time.perf_counter(), 0.0
-    for epoch in range(args.epochs):
-        if snap_epochs and epoch == args.epochs - snap_epochs:
+    for epoch in range(epochs):
+        if snap_epochs and epoch == epochs - snap_epochs:
             lq.snap(model)
         model.train()
         order = torch.randperm(len(images), generator=generator)
@@ -81,7 +91,7 @@ def train(name: str, model: nn.Module, data: dict[str, Tensor], args: argparse.N
             total += loss.item()
         accuracy = evaluate(model, data)
         print(
-            f"{name} epoch {epoch + 1}/{args.epochs}: loss {total / steps:.4f}, test {accuracy:.2f} %, "
+            f"{name} epoch {epoch + 1}/{epochs}: loss {total / steps:.4f}, test {accuracy:.2f} %, "
             f"{time.perf_counter() - start:.0f} s",
             flush=True,
         )
@@ -111,6 +121,9 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """Command-line arguments."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--epochs", type=int, default=16)
+    parser.add_argument("--tune-epochs", type=int, default=12, help="epochs of the quantized net")
+    parser.add_argument("--tune-lr", type=float, default=2e-3, help="peak learning rate of the quantized net")
+    parser.add_argument("--from-scratch", action="store_true", help="do not start the quantized net from its twin")
     parser.add_argument("--snap-epochs", type=int, default=2, help="last epochs, with bases snapped to integers")
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--lr", type=float, default=4e-3)
@@ -123,8 +136,11 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path(), help="folder for the ONNX files and checkpoints")
     parser.add_argument("--nets", choices=("both", "float", "quantized"), default="both")
     args = parser.parse_args(argv)
-    if not 0 <= args.snap_epochs <= args.epochs:
-        parser.error(f"--snap-epochs: found {args.snap_epochs}, expected 0 to {args.epochs} (--epochs)")
+    if not 0 <= args.snap_epochs <= args.tune_epochs:
+        parser.error(f"--snap-epochs: found {args.snap_epochs}, expected 0 to {args.tune_epochs} (--tune-epochs)")
+    twin = args.out / "fashion_mnist_float.pt"
+    if args.nets == "quantized" and not args.from_scratch and not twin.exists():
+        parser.error(f"--nets quantized: found no {twin}, expected the trained twin; run --nets float first")
     return args
 
 
@@ -141,10 +157,15 @@ def main(argv: list[str] | None = None) -> None:
             continue
         torch.manual_seed(args.seed)
         model = FashionNet()
-        if name != "float":
+        if name == "float":
+            accuracy = train(name, model, data, args, epochs=args.epochs, lr=args.lr)
+        else:
+            if not args.from_scratch:
+                model.load_state_dict(torch.load(args.out / "fashion_mnist_float.pt"))
             basis = "int8" if args.snap_epochs else "float"
             lq.quantize(model, args.weight_bits, args.act_bits, edge_bits=8, basis=basis)
-        accuracy = train(name, model, data, args, 0 if name == "float" else args.snap_epochs)
+            options = {"epochs": args.tune_epochs, "lr": args.tune_lr, "snap_epochs": args.snap_epochs}
+            accuracy = train(name, model, data, args, **options)
         torch.save(model.state_dict(), args.out / f"fashion_mnist_{name}.pt")
         rows.append((name, accuracy, export(model, data, args.out / f"fashion_mnist_{name}.onnx")))
     np.savez_compressed(

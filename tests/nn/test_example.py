@@ -7,6 +7,7 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
+EPOCHS = ["--epochs", "1", "--tune-epochs", "2", "--snap-epochs", "1"]
 EXAMPLE = Path(__file__).parents[2] / "examples" / "train_fashion_mnist.py"
 
 
@@ -23,9 +24,9 @@ def test_trains_and_exports_both_nets(seed, tmp_path, example, write_part, capsy
     write_part(tmp_path, "train", 64, rng)
     images, labels = write_part(tmp_path, "t10k", 20, rng)
     out = tmp_path / "out"
-    example.main(["--data", str(tmp_path), "--out", str(out), "--epochs", "2", "--snap-epochs", "1", "--batch", "32"])
+    example.main(["--data", str(tmp_path), "--out", str(out), "--batch", "32", *EPOCHS])
     printed = capsys.readouterr().out
-    assert "w2a2 epoch 2/2" in printed and "float epoch 1/2" in printed
+    assert "w2a2 epoch 2/2" in printed and "float epoch 1/1" in printed
     sizes = {name: (out / f"fashion_mnist_{name}.onnx").stat().st_size for name in ("w2a2", "float")}
     assert sizes["w2a2"] < 100_000 < sizes["float"]
     stored = np.load(out / "fashion_mnist_test.npz")
@@ -35,6 +36,14 @@ def test_trains_and_exports_both_nets(seed, tmp_path, example, write_part, capsy
         assert session.run(None, {"x": images[:3, None].astype(np.float32) / 255})[0].shape == (3, 10)
 
 
-def test_snapping_longer_than_training_is_refused(example):
+def test_snapping_longer_than_training_is_refused(example, capsys):
     with pytest.raises(SystemExit):
-        example.parse(["--epochs", "1", "--snap-epochs", "2"])
+        example.parse(["--tune-epochs", "1", "--snap-epochs", "2"])
+    assert "--snap-epochs: found 2, expected 0 to 1 (--tune-epochs)" in capsys.readouterr().err
+
+
+def test_the_quantized_net_alone_needs_its_trained_twin(example, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        example.parse(["--nets", "quantized", "--out", str(tmp_path)])
+    assert "expected the trained twin; run --nets float first" in capsys.readouterr().err
+    assert example.parse(["--nets", "quantized", "--from-scratch", "--out", str(tmp_path)]).from_scratch
