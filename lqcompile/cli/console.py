@@ -38,7 +38,7 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[obje
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_header=any(columns))
     for index, name in enumerate(columns):
         right = index > 0 and all(str(row[index])[:1] in "0123456789-" for row in rows)
-        table.add_column(name, justify="right" if right else "left", overflow="fold")
+        table.add_column(name, justify="right" if right else "left", overflow="fold", no_wrap=index == 0)
     for row in rows:
         table.add_row(*(_escape(str(cell)) for cell in row))
     console = _console()
