@@ -192,7 +192,7 @@ def _variant(plan: Plan, program: Program, driver: Driver, target: Target, libra
                 "name": name,
                 "first": first,
                 "last": last,
-                "reads": list((*region.inputs, *region.residuals)) if region else [],
+                "reads": [*region.inputs, *region.residuals] if region else [],
                 # Only these: another format of the same value may have given its place to another tensor.
                 "places": [index for index, key in enumerate(held) if key in read],
                 "writes": [output.value.name for output in region.outputs if output.value.name in known]

@@ -90,6 +90,14 @@ def decode(entry: Entry, data: npt.NDArray[np.uint8]) -> npt.NDArray[Any]:
     return np.ascontiguousarray(np.moveaxis(image, -1, 0)).reshape(entry["shape"])
 
 
+def agree(entry: Entry, left: npt.NDArray[Any], right: npt.NDArray[Any]) -> bool:
+    """Whether two logical arrays are the same to this format, which may store several levels alike."""
+    if "stored" in entry and not entry["decoded"]:
+        table = np.asarray(entry["stored"])
+        left, right = table[left], table[right]
+    return np.array_equal(left, right)
+
+
 def _padded(entry: Entry) -> tuple[int, int]:
     _, height, width = (*entry["shape"], 1, 1)[:3]
     top, left, bottom, right = entry["halo"]

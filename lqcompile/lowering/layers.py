@@ -14,6 +14,7 @@ from lqcompile.graph.plan import (
     AddValue,
     Affine,
     AnyQuantizer,
+    AnyWeights,
     Contraction,
     MaxPool,
     Output,
@@ -71,15 +72,25 @@ class Layer:
     residuals: tuple[Tensor, ...]
 
 
-def fused_pool(stages: Sequence[Stage]) -> MaxPool | None:
-    """The max-pooling of a chain if it can run inside the kernel: no overlap, no padding, no addition before it."""
+def fused_pool(weights: AnyWeights, stages: Sequence[Stage]) -> MaxPool | None:
+    """The max-pooling of a chain if it can run inside the kernel: no overlap, no padding, no addition before it.
+
+    Channels whose chain falls are computed with negated weights, which -128 does not survive.
+    """
     for index, stage in enumerate(stages):
         if isinstance(stage, AddValue):
             return None
         if isinstance(stage, MaxPool):
             small = stage.kernel[0] * stage.kernel[1] <= LARGEST_FUSED_WINDOW
             alone = not any(isinstance(other, MaxPool) for other in stages[index + 1 :])
-            return stage if small and alone and stage.kernel == stage.strides and not any(stage.pads) else None
+            falling = pack.scale_signs(stages[:index])
+            stuck = (
+                isinstance(weights, Int8Weights)
+                and falling is not None
+                and bool((weights.values[falling] == -128).any())
+            )
+            tiled = stage.kernel == stage.strides and not any(stage.pads)
+            return stage if small and alone and tiled and not stuck else None
     return None
 
 
@@ -172,8 +183,8 @@ class _Lowering:
                 integers = weights.integers()
             if integers is None:
                 raise TypeError("dot8 needs integer weights")
-            signed = integers.reshape(pack.kernel_shape(operation)).astype(np.int16) * sign.astype(np.int16)
-            flipped = pack.dense(np.clip(signed, -128, 127).astype(np.int8), operation.geometry, channels)
+            signed = integers.reshape(pack.kernel_shape(operation)) * sign.astype(np.int8)
+            flipped = pack.dense(signed, operation.geometry, channels)
             return SumRule(act_integers=(1,)), pack.pack_byte_words(flipped, self.family.vectors), np.empty(0)
         if not isinstance(quantizer, Quantizer):
             raise TypeError("popcount needs low-bit codes")

@@ -207,7 +207,7 @@ class _Lower:
         source = self._tensor(value.name, KINDS[family], region.name)
         pooled = any(isinstance(stage, MaxPool) for stage in region.stages)
         stages, tail = region.stages, None
-        if pooled and fused_pool(region.stages) is None:
+        if pooled and fused_pool(operation.weights, region.stages) is None:
             stages, tail = self._split_pool(region)
             temporary = self._temporary(region, operation.out_shape)
             written = [(Output(value=Value(name=f"{region.name}:before_pool", shape=operation.out_shape)), temporary)]

@@ -182,7 +182,9 @@ def integer_thresholds(
         above = value_of(middle) > thresholds[None, :]
         high = np.where(above, middle - 1, high)
         low = np.where(above, low, middle)
-    return low.T.astype(np.int32)
+    # Sums fit int32, but bounds just outside the largest ones do not.
+    limits = np.iinfo(np.int32)
+    return np.clip(low.T, limits.min, limits.max).astype(np.int32)
 
 
 def sum_bound(contraction: Contraction, quantizer: Quantizer | UniformQuantizer) -> Int64Array:

@@ -36,7 +36,9 @@ def check_form(region: Region, value: Value, found: Array, expected: Array) -> N
 
 
 def compare_bits(value: Value, found: Array, expected: Array) -> Tally:
-    """Count elements that are not equal; 0 and -0 are, and so are two NaN."""
+    """Count elements that are not equal; 0 and -0 are, so are two NaN, and so are codes of levels that tie."""
+    if value.holds_codes and isinstance(value.quantizer, Quantizer):
+        expected = _nearest_tie(found, expected, value.quantizer)
     differ = int((~_same(found, expected)).sum())
     if value.quantizer is None:
         return Tally(floats=found.size, float_mismatches=differ)

@@ -1,0 +1,236 @@
+"""Every kernel family on every x86 target against the NumPy reference: integers and codes are equal.
+
+Quantizers get thresholds from the values that they see, so that all codes occur, and thresholds are hit exactly.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from compiling import X86, check_equal, compile_plan, missing
+from plans import (
+    PlanBuilder,
+    random_affine,
+    random_float,
+    random_geometry,
+    random_int8,
+    random_low_bit,
+    random_quantizer,
+    random_uniform,
+    small_network,
+)
+
+from lqcompile.graph.plan import AddValue, Clamp, Contraction, Geometry, MaxPool, Plan
+from lqcompile.graph.specs import LowBitWeights, Quantizer
+from lqcompile.lowering.choose import serving
+from lqcompile.reference import execute_region
+from lqcompile.target import Target, find
+
+BITS = ((1, 1), (1, 2), (2, 1), (2, 2), (3, 2), (2, 3), (3, 3), (4, 4), (4, 1), (1, 4))
+"""Sampled (Kw, Ka)."""
+
+GROUPS = {1: 1, 3: 3, 33: 3, 70: 2}
+"""Input channels to groups: fewer than a word, odd, and more than one or two words."""
+
+POPCOUNT_LANES = {
+    "16 lanes": replace(find("x86-avx512-vpopcntdq"), llvm={"mcpu": "cascadelake"}),
+    "8 lanes": replace(
+        find("x86-avx2"), name="x86-avx512-vpopcntdq", features=(*find("x86-avx2").features, "avx512_vpopcntdq")
+    ),
+}
+"""The VPOPCNTD family for CPUs without it: LLVM expands the count, the loop nest is the same."""
+
+
+class Sampled(PlanBuilder):
+    """A plan builder that runs what it builds: quantizers split the values they will see."""
+
+    def __init__(self, rng, shape, samples=3):
+        super().__init__(rng, shape)
+        self.held = {"x": rng.normal(size=(samples, *shape)).astype(np.float32)}
+
+    def add(self, operation, inputs, shape, stages=(), outputs=((None, False, ()),)):
+        plain = super().add(operation, inputs, shape, stages, tuple((None, False, own) for _, _, own in outputs))
+        region = self.regions.pop()
+        _, streams = execute_region(self.finish(), region, {**self.held})
+        fitted = []
+        for value, (quantizer, decoded, own) in zip(plain, outputs, strict=True):
+            del self.values[value.name]
+            fitted.append((fit(quantizer, streams[value.name]), decoded, own))
+        made = super().add(operation, inputs, shape, stages, tuple(fitted))
+        _, values = execute_region(self.finish(), self.regions[-1], self.held)
+        self.held.update(values)
+        return made
+
+
+def fit(quantizer, stream):
+    """Thresholds at quantiles of a stream: values that occur, which the strict comparison must not exceed."""
+    if not isinstance(quantizer, Quantizer):
+        return quantizer
+    count = len(quantizer.thresholds)
+    return replace(quantizer, thresholds=np.quantile(stream, np.arange(1, count + 1) / (count + 1), method="lower"))
+
+
+def every_family(rng: np.random.Generator, channels: int) -> tuple[Plan, dict[str, str], np.ndarray]:
+    """Contractions of every kind on one input, with the family of each."""
+    builder = Sampled(rng, (channels, 8, 9))
+    families = {}
+
+    def contract(source, made, geometry, family):
+        outputs = len(made.planes) if isinstance(made, LowBitWeights) else len(made.values)
+        stages = (random_affine(rng, outputs, 0.2), Clamp(low=-1.0, high=2.0))
+        following = random_quantizer(rng, int(rng.integers(1, 5)), integer=bool(rng.integers(2)))
+        own = (random_affine(rng, outputs),)
+        tails = [((None, False, ()), (following, False, own)), ((following, False, ()),)]
+        results = builder.contract(source, made, geometry, stages, tails[rng.integers(2)])
+        families[builder.regions[-1].name] = family
+        ends.extend(results)
+
+    ends: list = []
+    for integer in (False, True):
+        bits, act_bits = BITS[rng.integers(len(BITS))]
+        codes = builder.quantized_input(random_quantizer(rng, act_bits, integer=integer, offset=True))
+        for family in ("popcount", "dot8") if integer else ("popcount", "popcount"):
+            group = GROUPS[channels] if rng.integers(2) else 1
+            outputs = group * int(rng.integers(1, 14))
+            geometry = random_geometry(rng, group)
+            shape = (outputs, channels // group, *geometry.kernel)
+            contract(codes, random_low_bit(rng, shape, bits, integer=integer, offset=True), geometry, family)
+    image = builder.quantized_input(random_uniform(rng, str(rng.choice(["uint8", "int8"]))))
+    geometry = random_geometry(rng, GROUPS[channels])
+    shape = (GROUPS[channels] * 2, channels // GROUPS[channels], *geometry.kernel)
+    contract(image, random_int8(rng, shape), geometry, "dot8")
+    plan = builder.finish(*ends)
+    return plan, families, builder.held["x"]
+
+
+def tails(rng: np.random.Generator) -> tuple[Plan, np.ndarray]:
+    """What can follow a contraction: fused, overlapping and padded pooling, residual sums, several outputs."""
+    builder = Sampled(rng, (5, 10, 10))
+    around = Geometry(kernel=(3, 3), pads=(1, 1, 1, 1))
+    relu = Clamp(low=0.0, high=np.inf)
+    square = MaxPool(kernel=(2, 2), strides=(2, 2), pads=(0, 0, 0, 0))
+    overlapping = MaxPool(kernel=(3, 3), strides=(2, 2), pads=(1, 1, 0, 1))
+    ends = []
+    for integer in (True, False):
+        codes = builder.quantized_input(random_quantizer(rng, 2, integer=integer, offset=True))
+
+        def coder(bits=2, integer=integer):
+            return random_quantizer(rng, bits, integer=integer, offset=True)
+
+        def weights(outputs, bits, integer=integer):
+            return random_low_bit(rng, (outputs, 5, 3, 3), bits, integer=integer, offset=True)
+
+        pooled = builder.contract(
+            codes,
+            weights(9, 2),
+            around,
+            (random_affine(rng, 9), square, random_affine(rng, 9), relu),
+            ((coder(), False, ()), (coder(3), False, (random_affine(rng, 9),))),
+        )
+        wide = builder.contract(
+            codes, weights(7, 1), around, (overlapping, random_affine(rng, 7), relu), ((coder(), False, ()),)
+        )
+        skip = builder.contract(codes, weights(5, 1), around, (random_affine(rng, 5),))[0]
+        joined = builder.contract(
+            codes,
+            weights(5, 2),
+            around,
+            (random_affine(rng, 5), AddValue(name=skip.name), relu),
+            ((None, False, ()), (coder(), False, ()), (coder(), True, ())),
+        )
+        ends += [*pooled, *wide, skip, *joined]
+    image = builder.quantized_input(random_uniform(rng, "int8"))
+    # -128 in a channel whose scale is negative: it has no int8 counterpart.
+    shrunk = random_affine(rng, 6, 0.01)
+    shrunk = replace(shrunk, scale=-np.abs(shrunk.scale))
+    ends += builder.contract(
+        image, random_int8(rng, (6, 5, 3, 3)), around, (shrunk, square), ((random_quantizer(rng, 2), False, ()),)
+    )
+    return builder.finish(*ends), builder.held["x"]
+
+
+def skip_unless_runnable(target: Target) -> None:
+    lacks = missing(target)
+    if lacks:
+        pytest.skip(f"this machine lacks {', '.join(lacks)}, which {target.name} needs")
+
+
+@pytest.mark.parametrize("channels", GROUPS)
+@pytest.mark.parametrize("name", X86)
+def test_every_family_equals_the_reference(name: str, channels: int) -> None:
+    skip_unless_runnable(find(name))
+    plan, families, x = every_family(np.random.default_rng([X86.index(name), channels]), channels)
+    compiled = compile_plan(plan, find(name), families)
+    assert {region: choice.family for region, choice in compiled.program.choices.items()} == families
+    check_equal(plan, compiled.load(), x)
+
+
+@pytest.mark.parametrize("name", X86)
+def test_what_follows_a_contraction_equals_the_reference(name: str) -> None:
+    skip_unless_runnable(find(name))
+    plan, x = tails(np.random.default_rng(X86.index(name)))
+    check_equal(plan, compile_plan(plan, find(name)).load(), x)
+
+
+@pytest.mark.parametrize(("integer", "edges"), [(True, "int8"), (False, "float")])
+@pytest.mark.parametrize("name", X86)
+def test_networks_equal_the_reference(name: str, integer: bool, edges: str) -> None:
+    skip_unless_runnable(find(name))
+    rng = np.random.default_rng(X86.index(name))
+    plan = small_network(rng, integer=integer, edges=edges)
+    x = rng.normal(size=(3, *plan.inputs[0].shape)).astype(np.float32)
+    check_equal(plan, compile_plan(plan, find(name)).load(), x, tolerance=1e-4)
+
+
+@pytest.mark.parametrize("name", X86)
+def test_float_layers_are_close_to_the_reference(name: str) -> None:
+    skip_unless_runnable(find(name))
+    rng = np.random.default_rng(X86.index(name))
+    builder = PlanBuilder(rng, (33, 7, 9))
+    geometry = Geometry(kernel=(3, 2), strides=(2, 1), pads=(1, 0, 2, 1), dilations=(1, 2), group=3)
+    plain = builder.contract(builder.input, random_float(rng, (6, 11, 3, 2)), geometry, (random_affine(rng, 6, 0.1),))
+    pool = MaxPool(kernel=(2, 2), strides=(2, 2), pads=(0, 0, 0, 0))
+    falling = (random_affine(rng, 20, 0.1), pool)
+    low = builder.contract(
+        builder.input, random_low_bit(rng, (20, 33, 1, 1), 3, offset=True), Geometry(), falling, ((None, False, ()),)
+    )
+    plan = builder.finish(*plain, *low)
+    x = rng.normal(size=(2, 33, 7, 9)).astype(np.float32)
+    compiled = compile_plan(plan, find(name))
+    assert [choice.family for choice in compiled.program.choices.values()] == ["float", "float"]
+    check_equal(plan, compiled.load(), x, tolerance=1e-4)
+
+
+@pytest.mark.parametrize("target", POPCOUNT_LANES.values(), ids=POPCOUNT_LANES)
+def test_vector_popcount_equals_the_reference(target: Target) -> None:
+    runs_on = find("x86-avx512-vnni" if target.lanes == 16 else "x86-avx2")
+    skip_unless_runnable(runs_on)
+    plan, families, x = every_family(np.random.default_rng(target.lanes), 70)
+    check_equal(plan, compile_plan(plan, target, families).load(), x)
+
+
+@pytest.mark.parametrize("name", X86)
+def test_linear_layers_equal_the_reference(name: str) -> None:
+    """Thousands of inputs: more words than a flush of byte counters or a run of adders takes."""
+    skip_unless_runnable(find(name))
+    rng = np.random.default_rng(X86.index(name))
+    builder = Sampled(rng, (2085,))
+    codes = builder.quantized_input(random_quantizer(rng, 2, offset=True))
+    integers = builder.quantized_input(random_quantizer(rng, 1, integer=True))
+    ends = builder.contract(codes, random_low_bit(rng, (19, 2085), 1, offset=True), Geometry())
+    ends += builder.contract(integers, random_low_bit(rng, (37, 2085), 2, integer=True), Geometry())
+    plan = builder.finish(*ends)
+    families = {region.name: "popcount" for region in plan.regions if isinstance(region.operation, Contraction)}
+    check_equal(plan, compile_plan(plan, find(name), families).load(), builder.held["x"])
+
+
+def test_every_family_is_in_the_matrix() -> None:
+    rng = np.random.default_rng(0)
+    plan, families, _ = every_family(rng, 3)
+    possible = set()
+    for region in plan.regions:
+        if isinstance(region.operation, Contraction):
+            possible.update(serving(region.operation, plan.values[region.inputs[0]].quantizer))
+    assert set(families.values()) == possible == {"popcount", "dot8"}
