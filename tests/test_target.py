@@ -1,0 +1,34 @@
+"""Targets are found by name, and every file in targets/ is one."""
+
+import itertools
+import re
+
+import pytest
+
+from lqcompile.errors import TargetError
+from lqcompile.lowering.choose import RATES
+from lqcompile.target import expand, find, names
+
+
+@pytest.mark.parametrize("name", names())
+def test_every_target_is_what_its_file_says(name: str) -> None:
+    target = find(name)
+    assert target.name == name
+    assert find(name.replace("-", "_")) is target
+    assert target.description and "\n" not in target.description
+    for variant in expand(target):
+        assert variant.variants == () and variant.features and variant.llvm
+        assert (variant.machine, variant.system) == (target.machine, target.system)
+        assert variant.lanes * 32 == variant.vector_bits
+        assert RATES[variant.name].keys() == {"popcount", "dot8"}
+
+
+def test_variants_stand_from_the_least_to_the_most_demanding() -> None:
+    features = [set(target.features) for target in expand(find("x86"))]
+    assert all(less < more for less, more in itertools.pairwise(features))
+
+
+def test_an_unknown_target_is_answered_with_the_known() -> None:
+    expected = f"target 'vax': unknown; known targets: {', '.join(names())}"
+    with pytest.raises(TargetError, match=f"^{re.escape(expected)}$"):
+        find("vax")
