@@ -133,6 +133,8 @@ class SumRule:
         mask_plane: weight plane that counts C in its own lanes (grouped convolution), -1 for the shared count.
         act_integers: integer multipliers n_j of the planes, where both bases are integers.
         act_basis: float64 u_j, where they are not.
+        weight_basis: planes that have a basis vector (mask planes have none).
+        weighted: integer sums are multiplied by m_i; False where the stored sum is taken as it is.
     """
 
     act_planes: int = 1
@@ -141,6 +143,7 @@ class SumRule:
     act_integers: tuple[int, ...] = ()
     act_basis: tuple[float, ...] = ()
     weight_basis: int = 1
+    weighted: bool = True
 
 
 def contraction(
@@ -167,7 +170,7 @@ def basis_dtype(rule: SumRule, epilogue: Epilogue) -> str | None:
     if epilogue.mode in ("sums", "float32"):
         return None
     if rule.act_integers:
-        return "int32" if rule.weight_basis > 1 or rule.bipolar else None
+        return "int32" if rule.weighted else None
     return "float64" if rule.act_basis else None
 
 

@@ -133,8 +133,8 @@ class _Lowering:
         layer, operation = self.layer, self.layer.operation
         exact = is_exact(operation, layer.quantizer) and layer.family != "float"
         self._check_range(exact)
-        rule, words, basis = self._weights()
         mode = self._mode(exact)
+        rule, words, basis = self._weights(mode)
         epilogue, arrays = self._epilogue(mode)
         shape = self._shape(words)
         tile = self.schedule.tile(self.isa, self.family, shape, rule, self.pool)
@@ -167,7 +167,20 @@ class _Lowering:
                 "snap the bases to smaller integers or split the layer"
             )
 
-    def _weights(self) -> tuple[SumRule, npt.NDArray[Any], npt.NDArray[Any]]:
+    def _one_pair(self) -> bool:
+        """Whether there is one plane pair and no offset: y rises or falls with the one integer S.
+
+        A fused max-pooling takes the maximum of S, so y must then rise.
+        """
+        weights, quantizer = self.layer.operation.weights, self.layer.quantizer
+        if not isinstance(weights, LowBitWeights) or not isinstance(quantizer, Quantizer):
+            return False
+        plain = not weights.offset.any() and not quantizer.offset
+        if self.layer.family != "popcount" or weights.bits != 1 or quantizer.bits != 1 or not plain:
+            return False
+        return self.pool == (1, 1) or not bool((weights.basis * quantizer.basis < 0).any())
+
+    def _weights(self, mode: str) -> tuple[SumRule, npt.NDArray[Any], npt.NDArray[Any]]:
         """How sums combine, packed words [O, P, kh, kw, W, vectors], and the weight basis [O, basis planes]."""
         layer, operation = self.layer, self.layer.operation
         weights, quantizer = operation.weights, layer.quantizer
@@ -185,10 +198,17 @@ class _Lowering:
                 raise TypeError("dot8 needs integer weights")
             signed = integers.reshape(pack.kernel_shape(operation)) * sign.astype(np.int8)
             flipped = pack.dense(signed, operation.geometry, channels)
-            return SumRule(act_integers=(1,)), pack.pack_byte_words(flipped, self.family.vectors), np.empty(0)
+            return (
+                SumRule(act_integers=(1,), weighted=False),
+                pack.pack_byte_words(flipped, self.family.vectors),
+                np.empty(0),
+            )
         if not isinstance(quantizer, Quantizer):
             raise TypeError("popcount needs low-bit codes")
         planes = pack.weight_planes(operation, self.flips)
+        if mode == "integer" and self._one_pair():
+            rule = SumRule(bipolar=True, mask_plane=planes.mask_plane, act_integers=(1,), weighted=False)
+            return rule, pack.pack_bit_words(planes.bits), np.empty(0)
         multipliers = planes.integers if is_integer(operation, quantizer) else None
         integer = multipliers is not None
         ones = float(quantizer.offset) != 0.0
@@ -214,7 +234,7 @@ class _Lowering:
         if not exact:
             return "float32"
         quantizer = self.layer.quantizer
-        single = is_integer(self.layer.operation, quantizer)
+        single = is_integer(self.layer.operation, quantizer) or self._one_pair()
         added = any(isinstance(stage, AddValue) for stage in self.stages)
         quantized = all(
             isinstance(output.value.quantizer, Quantizer) and output.value.holds_codes
@@ -266,7 +286,6 @@ class _Lowering:
             raise TypeError("integer sums need codes")
         bound = pack.sum_bound(layer.operation, layer.quantizer)
         corrections = self._corrections()[:, None]
-        scales = self._scales()[:, None]
         stores: list[Store] = []
         arrays: list[npt.NDArray[Any]] = []
         for output, tensor in layer.stores:
@@ -274,14 +293,13 @@ class _Lowering:
             if not isinstance(quantizer, Quantizer):
                 raise TypeError("integer thresholds need a level quantizer")
             signs = pack.scale_signs((*self.stages, *output.stages))
-            falling = signs if signs is not None else np.zeros(self.outputs, np.bool_)
+            falling = (signs if signs is not None else np.zeros(self.outputs, np.bool_)) ^ self._falls()
 
             def value_of(
                 sums: npt.NDArray[np.int64], falling: npt.NDArray[np.bool_] = falling, output: Output = output
             ) -> npt.NDArray[np.float32]:
                 raw = np.where(falling[:, None], ~sums, sums)
-                exact = (raw - corrections).astype(np.float64)
-                return pack.stream_values(exact * scales, self.stages, output)
+                return pack.stream_values(self._real(raw - corrections), self.stages, output)
 
             limit = bound + np.abs(corrections[:, 0]) + 1
             thresholds = pack.integer_thresholds(value_of, quantizer.thresholds, limit)
@@ -293,6 +311,24 @@ class _Lowering:
             if store.complement:
                 arrays.append(pack.per_channel(np.where(falling, -1, 0), self.channels, "int32"))
         return Epilogue(mode="integer", steps=(), stores=tuple(stores)), arrays
+
+    def _falls(self) -> npt.NDArray[np.bool_]:
+        """Channels in which y falls as the stored sum rises: bool[O]."""
+        probe: npt.NDArray[np.bool_] = self._real(np.ones((self.outputs, 1), np.int64))[:, 0] < 0
+        return probe
+
+    def _real(self, sums: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+        """Real value of the stored integer sums, in the canonical order: int64[O, L] -> float64[O, L]."""
+        weights, quantizer = self.layer.operation.weights, self.layer.quantizer
+        if not self._one_pair() or not isinstance(weights, LowBitWeights) or not isinstance(quantizer, Quantizer):
+            return sums.astype(np.float64) * self._scales()[:, None]
+        if is_integer(self.layer.operation, quantizer):
+            total = sums * weights.basis.astype(np.int64) * int(quantizer.basis[0])
+            return total.astype(np.float64) * self._scales()[:, None]
+        basis = weights.scale[:, None].astype(np.float64) * weights.basis.astype(np.float64)
+        inner = float(quantizer.scale) * float(quantizer.basis[0]) * sums.astype(np.float64)
+        real: npt.NDArray[np.float64] = basis * inner
+        return real
 
     def _shape(self, words: npt.NDArray[Any]) -> ConvShape:
         operation, form = self.layer.operation, self.layer.source.form
@@ -317,7 +353,7 @@ class _Lowering:
         size = workspace_size(shape, rule)
         return (Tensor(key=key, dtype="int32", size=size),) if size else ()
 
-    def _sums_kernel(self, shape: ConvShape, tile: Tile, rule: SumRule, weights: npt.NDArray[Any]) -> SumsKernel:
+    def _sums_kernel(self, shape: ConvShape, tile: Tile, rule: SumRule, packed: npt.NDArray[Any]) -> SumsKernel:
         layer, operation = self.layer, self.layer.operation
         plain = replace(shape, pool=(1, 1))
         if self.pool != (1, 1):
@@ -331,14 +367,18 @@ class _Lowering:
             Tensor(key=f"{name}.out", dtype=dtype, size=size),
         )
         multipliers = None
-        if layer.family == "popcount" and rule.act_integers and isinstance(operation.weights, LowBitWeights):
-            multipliers = (operation.weights.basis.astype(np.int64), rule.act_integers)
+        weights, quantizer = operation.weights, layer.quantizer
+        if layer.family == "popcount" and is_integer(operation, quantizer):
+            if not isinstance(weights, LowBitWeights) or not isinstance(quantizer, Quantizer):
+                raise TypeError("popcount needs low-bit weights and codes")
+            acts = tuple(int(value) for value in quantizer.basis)
+            multipliers = (weights.basis.astype(np.int64), acts)
         step = Step(
             name=name,
             region=layer.region.name,
             function=function,
             inputs=(layer.source.key,),
-            constants=(weights,),
+            constants=(packed,),
             outputs=outputs,
         )
         return SumsKernel(
