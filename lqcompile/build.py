@@ -14,6 +14,7 @@ import lqcompile
 from lqcompile.artifact import write_artifact
 from lqcompile.codegen import compile_driver, link
 from lqcompile.errors import BuildError
+from lqcompile.files import check_writable
 from lqcompile.graph.check import load_checked
 from lqcompile.graph.fuse import make_plan
 from lqcompile.graph.plan import Contraction, Plan
@@ -96,6 +97,7 @@ def build(
     path, artifact = Path(model), Path(output)
     tell = progress or (lambda _text, _share: None)
     machine = find(target)
+    check_writable(artifact)
     tell("reading the model", 0.0)
     plan = make_plan(load_checked(path))
     dump = _Dump(Path(dump_ir)) if dump_ir else None

@@ -170,6 +170,21 @@ def test_build(call, compiler, tmp_path):
     assert all(text in out for text in ("conv1", "popcount", "fastest [a]", "float", "Built in 1.2 s", "20.5 kB"))
 
 
+def test_build_says_which_low_bit_layers_fell_back_to_float(capsys):
+    layer = {"op": "LQConv", "weight_bits": 2, "act_bits": 32, "kernel": "float", "reason": "weight-only"}
+    exact = {"op": "LQConv", "weight_bits": 2, "act_bits": 2, "kernel": "popcount", "reason": "cost table"}
+    plain = {"op": "Conv", "weight_bits": 32, "act_bits": 32, "kernel": "float", "reason": "weights are float32"}
+    report = {
+        "artifact": "model.tar",
+        "target": "x86",
+        "seconds": 1.0,
+        "bytes": {"onnx": 1, "packed_weights": 1, "artifact": 1},
+        "layers": [{"name": "stem", **plain}, {"name": "conv1", **layer}, {"name": "conv2", **exact}],
+    }
+    show_build(report)
+    assert "Not exact: conv1 run in float32 (--strict refuses that)" in " ".join(capsys.readouterr().out.split())
+
+
 def test_build_json_is_the_report_alone(call, compiler, tmp_path):
     code, out, err = call("build", tmp_path / "m.onnx", "-t", "cuda", "-o", tmp_path / "a.tar", "--json")
     assert (code, err) == (0, "")

@@ -33,12 +33,10 @@ def build(
     """Compile an ONNX model into one artifact file."""
     from lqcompile.build import build as build_model
     from lqcompile.errors import BuildError
-    from lqcompile.files import check_writable
 
     path = output or model.with_suffix(".tar")
     if path.resolve() == model.resolve():
         raise BuildError(f"output '{path}': found the model itself, expected another name; choose one with --output")
-    check_writable(path)
     with progress_bar(f"Building {model.name}") as move:
         report = build_model(model, target=target, output=path, strict=strict, dump_ir=dump_ir, progress=move).to_json()
     if json_output:
@@ -65,6 +63,11 @@ def show_build(report: dict[str, Any]) -> None:
         ("layer", "operator", "weight bits", "activation bits", "kernel", "why"),
         rows,
     )
+    fallen = [layer["name"] for layer in report["layers"] if layer["kernel"] == "float" and layer["weight_bits"] < 32]
+    if fallen:
+        print_text(
+            f"Not exact: {', '.join(fallen)} run in float32 (--strict refuses that); quantize their input to make it exact"
+        )
     size = report["bytes"]
     print_text(
         f"Built in {report['seconds']:.1f} s: model {in_kilobytes(size['onnx'])}, packed weights "
