@@ -13,7 +13,8 @@ import pytest
 from onnx import helper, numpy_helper
 
 from lqcompile import cli
-from lqcompile.errors import BuildError, LQCompileError
+from lqcompile.cli.building import show_build
+from lqcompile.errors import LQCompileError
 from lqcompile.files import write_atomically
 
 LAYERS = [
@@ -416,13 +417,6 @@ def test_module_runs_as_a_program():
     done = subprocess.run([sys.executable, "-m", "lqcompile", "run"], capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
     assert "Missing argument" in one_error(done.stderr)
-
-
-def test_build_error_of_an_output_folder(call, compiler, tmp_path):
-    code, _, err = call("build", "m.onnx", "-o", tmp_path)
-    assert code == BuildError.exit_code
-    assert "found is a directory, expected a file name" in one_error(err)
-    assert not compiler.build
 
 
 def test_build_does_not_overwrite_its_model(call, compiler, tmp_path):

@@ -57,6 +57,12 @@ def refused(outcome, message):
     assert message in err
 
 
+def test_build_refuses_a_folder_as_output_before_it_compiles(network, call):
+    folder, _ = network
+    outcome = call("build", folder / "model.onnx", "--target", TARGET, "-o", folder)
+    refused(outcome, "found is a directory, expected a file name")
+
+
 def test_build_report(network):
     folder, report = network
     assert set(report) >= {"artifact", "target", "seconds", "bytes", "layers"}

@@ -66,7 +66,8 @@ def show_build(report: dict[str, Any]) -> None:
     fallen = [layer["name"] for layer in report["layers"] if layer["kernel"] == "float" and layer["weight_bits"] < 32]
     if fallen:
         print_text(
-            f"Not exact: {', '.join(fallen)} run in float32 (--strict refuses that); quantize their input to make it exact"
+            f"Not exact: {', '.join(fallen)} run in float32 (--strict refuses that); quantize the input of a layer to "
+            "make it exact"
         )
     size = report["bytes"]
     print_text(
