@@ -26,9 +26,9 @@ def test_every_step_is_a_call(seed: int) -> None:
         # Equal functions are one, under the name of the first.
         assert tvm_ffi.structural_equal(module[call.value.args[0]].body, step.function.body, map_free_vars=True)
         arguments = list(call.value.args[1].fields)
-        inputs = [keys.get(item.name_hint, item.name_hint) for item in arguments[: len(step.inputs)]]
+        inputs = [keys.get(item.name, item.name) for item in arguments[: len(step.inputs)]]
         assert inputs == list(step.inputs)
         for constant, item in zip(step.constants, arguments[len(step.inputs) :], strict=True):
-            np.testing.assert_array_equal(item.data.numpy(), constant)
+            np.testing.assert_array_equal(item.value.numpy(), constant)
         if len(step.outputs) == 1:
-            assert keys[call.var.name_hint] == step.outputs[0].key
+            assert keys[call.var.name] == step.outputs[0].key
