@@ -19,10 +19,10 @@ from lqcompile.graph.check import load_checked
 from lqcompile.graph.fuse import make_plan
 from lqcompile.graph.plan import Contraction, Plan
 from lqcompile.graph.specs import FloatWeights, Int8Weights, LowBitWeights
-from lqcompile.layout import describe
 from lqcompile.lowering.choose import Choice
 from lqcompile.lowering.driver import Driver, lower_program
 from lqcompile.lowering.lower import lower
+from lqcompile.lowering.outputs import describe
 from lqcompile.lowering.program import Program, Tensor
 from lqcompile.target import Target, expand, find
 

@@ -14,37 +14,6 @@ import numpy.typing as npt
 Entry = dict[str, Any]
 
 
-def describe(tensor: Any, value: Any, offset: int) -> Entry:
-    """The manifest entry of a physical tensor (`lqcompile.lowering.program.Tensor`) that holds a plan's value."""
-    from lqcompile.graph.specs import UniformQuantizer
-    from lqcompile.lowering.outputs import SIGNED_BIAS, make_quantizer
-
-    form = tensor.form
-    entry: Entry = {
-        "value": value.name,
-        "offset": offset,
-        "kind": form.kind,
-        "shape": list(value.shape),
-        "halo": list(form.halo),
-        "channels": form.padded_channels,
-        "planes": form.planes,
-        "ones_plane": form.ones_plane,
-        "pad": form.pad,
-    }
-    if isinstance(value.quantizer, UniformQuantizer):
-        signed = value.quantizer.dtype == "int8"
-        entry["code"] = {
-            "bias": SIGNED_BIAS if signed else 0,
-            "dtype": value.quantizer.dtype,
-            "scale": float(value.quantizer.scale),
-            "zero_point": value.quantizer.zero_point,
-        }
-    elif value.quantizer is not None:
-        entry["stored"] = list(make_quantizer(value.quantizer, form.kind).stored)
-    entry["decoded"] = value.decoded
-    return entry
-
-
 def size_bytes(entry: Entry) -> int:
     """Bytes of the tensor in the arena."""
     height, width = _padded(entry)

@@ -11,7 +11,7 @@ from plans import random_quantizer, random_uniform
 
 from lqcompile import layout
 from lqcompile.graph.plan import AnyQuantizer, Value
-from lqcompile.lowering.outputs import make_format
+from lqcompile.lowering.outputs import describe, make_format
 from lqcompile.lowering.program import Tensor
 
 HALOS = [(0, 0, 0, 0), (1, 0, 2, 3)]
@@ -30,7 +30,7 @@ def entry_of(
     value = Value(name="v", shape=shape, quantizer=quantizer, decoded=decoded)
     form = make_format(value, kind, halo)
     tensor = Tensor(key="k", dtype=form.dtype, size=form.size, value="v", form=form)
-    return layout.describe(tensor, value, 0), tensor
+    return describe(tensor, value, 0), tensor
 
 
 def check_round_trip(entry: layout.Entry, tensor: Tensor, array: np.ndarray) -> np.ndarray:

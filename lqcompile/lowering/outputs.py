@@ -115,3 +115,33 @@ def make_format(value: Value, kind: Kind, halo: tuple[int, int, int, int]) -> Fo
         ones_plane=ones,
         pad=pad,
     )
+
+
+def describe(tensor: Tensor, value: Value, offset: int) -> dict[str, Any]:
+    """The manifest entry of a physical tensor that holds a value, as `lqcompile.layout` reads it."""
+    form = tensor.form
+    if form is None:
+        raise TypeError("the manifest describes tensors with a format")
+    entry: dict[str, Any] = {
+        "value": value.name,
+        "offset": offset,
+        "kind": form.kind,
+        "shape": list(value.shape),
+        "halo": list(form.halo),
+        "channels": form.padded_channels,
+        "planes": form.planes,
+        "ones_plane": form.ones_plane,
+        "pad": form.pad,
+    }
+    if isinstance(value.quantizer, UniformQuantizer):
+        signed = value.quantizer.dtype == "int8"
+        entry["code"] = {
+            "bias": SIGNED_BIAS if signed else 0,
+            "dtype": value.quantizer.dtype,
+            "scale": float(value.quantizer.scale),
+            "zero_point": value.quantizer.zero_point,
+        }
+    elif value.quantizer is not None:
+        entry["stored"] = list(make_quantizer(value.quantizer, form.kind).stored)
+    entry["decoded"] = value.decoded
+    return entry
