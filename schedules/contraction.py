@@ -134,7 +134,7 @@ class SumRule:
         act_integers: integer multipliers n_j of the planes, where both bases are integers.
         act_basis: float64 u_j, where they are not.
         weight_basis: planes that have a basis vector (mask planes have none).
-        weighted: integer sums are multiplied by m_i; False where the stored sum is taken as it is.
+        weighted: sums are multiplied by m_i or v_i; False where the sum over activation planes is taken as it is.
     """
 
     act_planes: int = 1
@@ -171,7 +171,7 @@ def basis_dtype(rule: SumRule, epilogue: Epilogue) -> str | None:
         return None
     if rule.act_integers:
         return "int32" if rule.weighted else None
-    return "float64" if rule.act_basis else None
+    return "float64" if rule.act_basis and rule.weighted else None
 
 
 class _Builder:
@@ -528,6 +528,8 @@ class _Builder:
                 term = T.cast(self._sum(totals, i, j, m, n, position), double)
                 term = fence(constant(factor, "float64", isa) * term, double)
                 inner = term if inner is None else inner + term
+            if not rule.weighted:
+                return T.bind(inner)
             term = fence(load(self.basis, i * channels + channel, isa) * inner, double)
             total = term if total is None else total + term
         return T.bind(total)

@@ -67,8 +67,9 @@ class UniformStep:
 class Store:
     """One output of a kernel: stages on the stream, a quantizer, and where it goes.
 
-    `complement` (mode ``integer``) brings a parameter int32[channels] of 0 and -1 by which the sum is XORed before it
-    is compared: -1 where the value falls as the sum rises.
+    `complement` (modes ``integer`` and ``real``) brings a parameter [channels]: 0 and -1 by which an integer sum is
+    XORed, or 1 and -1 by which a real one is multiplied, before it is compared: -1 where what the quantizer sees falls
+    as the sum rises.
     """
 
     format: Format
@@ -77,7 +78,10 @@ class Store:
     complement: bool = False
 
 
-Mode = Literal["float64", "float32", "integer", "sums"]
+Mode = Literal["float64", "float32", "integer", "real", "sums"]
+
+COMPARED = {"integer": "int32", "real": "float64"}
+"""Modes in which the value itself is compared with thresholds per channel, and its dtype."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,9 +109,10 @@ class Epilogue:
         for item in self.stores:
             for step in item.steps:
                 found += affine if isinstance(step, AffineStep) else []
-            if self.mode == "integer" and isinstance(item.quantizer, LevelQuantizer):
-                found.append(("int32", len(item.quantizer.thresholds)))
-                found += [("int32", 1)] if item.complement else []
+            if self.mode in COMPARED and isinstance(item.quantizer, LevelQuantizer):
+                dtype = COMPARED[self.mode]
+                found.append((dtype, len(item.quantizer.thresholds)))
+                found += [(dtype, 1)] if item.complement else []
         return found
 
     def residuals(self) -> list[Format]:
@@ -181,13 +186,15 @@ class Emitter:
         parameters = iter(self.parameters)
         residuals = iter(self.residuals)
         channel = block * self.isa.lanes
-        if self.epilogue.mode == "integer":
+        if self.epilogue.mode in COMPARED:
             for item, output in zip(self.epilogue.stores, self.outputs, strict=True):
                 thresholds = next(parameters)
                 compared = value
                 if item.complement:
-                    compared = T.bind(T.bitwise_xor(value, load(next(parameters), channel, self.isa)))
-                conditions = self._integer_conditions(compared, item, thresholds, channel)
+                    turn = load(next(parameters), channel, self.isa)
+                    integer = self.epilogue.mode == "integer"
+                    compared = T.bind(T.bitwise_xor(value, turn) if integer else value * turn)
+                conditions = self._channel_conditions(compared, item, thresholds, channel)
                 self._store_levels(item, output, conditions, y, x, block)
             return
         stream = self._steps(value, self.epilogue.steps, parameters, residuals, y, x, channel)
@@ -223,9 +230,9 @@ class Emitter:
             value = T.bind(value)
         return value
 
-    def _integer_conditions(self, value: Expr, item: Store, thresholds: Expr, channel: Expr) -> list[Expr]:
+    def _channel_conditions(self, value: Expr, item: Store, thresholds: Expr, channel: Expr) -> list[Expr]:
         if not isinstance(item.quantizer, LevelQuantizer):
-            raise TypeError("integer thresholds need a level quantizer")
+            raise TypeError("thresholds per channel need a level quantizer")
         count = len(item.quantizer.thresholds)
         return [value > load(thresholds, level * self.channels + channel, self.isa) for level in range(count)]
 

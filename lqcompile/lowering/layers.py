@@ -220,6 +220,7 @@ class _Lowering:
             act_integers=tuple(int(value) for value in quantizer.basis) if integer else (),
             act_basis=() if integer else (*basis, *([float(quantizer.offset)] if ones else [])),
             weight_basis=planes.basis.shape[1],
+            weighted=not (mode == "real" and self._inner_only()),
         )
         return rule, pack.pack_bit_words(planes.bits), planes.basis if multipliers is None else multipliers
 
@@ -240,7 +241,16 @@ class _Lowering:
             isinstance(output.value.quantizer, Quantizer) and output.value.holds_codes
             for output, _ in self.layer.stores
         )
-        return "integer" if single and quantized and not added else "float64"
+        if added or not quantized:
+            return "float64"
+        return "integer" if single else "real"
+
+    def _inner_only(self) -> bool:
+        """Whether thresholds apply to ``sum_j u_j S_j`` itself: one weight plane, and no pooling that v would turn."""
+        weights = self.layer.operation.weights
+        if not isinstance(weights, LowBitWeights) or weights.bits != 1 or weights.offset.any():
+            return False
+        return self.pool == (1, 1) or not bool((weights.basis < 0).any())
 
     def _scales(self) -> npt.NDArray[np.float64]:
         """``s_w * s_a`` of an integer contraction: float64[O]."""
@@ -263,6 +273,8 @@ class _Lowering:
         layer = self.layer
         if mode == "integer":
             return self._integer_epilogue()
+        if mode == "real":
+            return self._real_epilogue()
         prefix: list[Stage] = []
         if mode == "float64" and is_integer(layer.operation, layer.quantizer):
             corrections = self._corrections()
@@ -311,6 +323,44 @@ class _Lowering:
             if store.complement:
                 arrays.append(pack.per_channel(np.where(falling, -1, 0), self.channels, "int32"))
         return Epilogue(mode="integer", steps=(), stores=tuple(stores)), arrays
+
+    def _real_epilogue(self) -> tuple[Epilogue, list[npt.NDArray[Any]]]:
+        """Quantizers as float64 thresholds on y, or on the sum over activation planes; falling channels change sign."""
+        weights, acts = self.layer.operation.weights, self.layer.quantizer
+        if not isinstance(weights, LowBitWeights) or not isinstance(acts, Quantizer):
+            raise TypeError("real thresholds need low-bit weights on low-bit codes")
+        basis = weights.scale[:, None].astype(np.float64) * weights.basis.astype(np.float64)
+        inner_only = self._inner_only()
+        factor = basis if inner_only else np.ones((self.outputs, 1))
+        steps = float(np.abs(acts.basis.astype(np.float64) * acts.scale).sum()) + abs(acts.offset)
+        weight = np.abs(basis).sum(axis=1) + np.abs(weights.offset)
+        # Twice the largest value, so that no rounding on the way leaves the range.
+        bound = 2.0 * np.prod(weights.shape[1:]) * steps * (np.ones(self.outputs) if inner_only else weight)
+        bound = np.maximum(bound, np.finfo(np.float32).tiny)
+        stores: list[Store] = []
+        arrays: list[npt.NDArray[Any]] = []
+        for output, tensor in self.layer.stores:
+            quantizer = output.value.quantizer
+            if not isinstance(quantizer, Quantizer):
+                raise TypeError("real thresholds need a level quantizer")
+            signs = pack.scale_signs((*self.stages, *output.stages))
+            falling = (signs if signs is not None else np.zeros(self.outputs, np.bool_)) ^ (factor[:, 0] < 0)
+            turn = np.where(falling, -1.0, 1.0)[:, None]
+
+            def value_of(
+                values: npt.NDArray[np.float64], turn: npt.NDArray[np.float64] = turn, output: Output = output
+            ) -> npt.NDArray[np.float32]:
+                return pack.stream_values(factor * (values * turn), self.stages, output)
+
+            thresholds = pack.real_thresholds(value_of, quantizer.thresholds, bound)
+            rows = np.full((len(quantizer.thresholds), self.channels), np.inf)
+            rows[:, : self.outputs] = thresholds
+            store = replace(make_store(output, tensor), steps=(), complement=bool(falling.any()))
+            stores.append(store)
+            arrays.append(rows.ravel())
+            if store.complement:
+                arrays.append(pack.per_channel(turn[:, 0], self.channels, "float64", 1.0))
+        return Epilogue(mode="real", steps=(), stores=tuple(stores)), arrays
 
     def _falls(self) -> npt.NDArray[np.bool_]:
         """Channels in which y falls as the stored sum rises: bool[O]."""

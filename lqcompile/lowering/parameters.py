@@ -187,6 +187,40 @@ def integer_thresholds(
     return np.clip(low.T, limits.min, limits.max).astype(np.int32)
 
 
+def real_thresholds(
+    value_of: Callable[[Float64Array], npt.NDArray[np.float32]],
+    thresholds: npt.NDArray[np.float32],
+    bound: Float64Array,
+) -> Float64Array:
+    """Thresholds on float64 values that give the same level as float32 thresholds on what becomes of them.
+
+    As `integer_thresholds`, by bisection over the float64 numbers within the bound, in their order.
+
+    Args:
+        value_of: the canonical chain, float64[O, L] -> float32[O, L], rising.
+        thresholds: float32[L].
+        bound: float64[O], positive: values lie in -bound..bound.
+
+    Returns:
+        float64[L, O]: ``value_of(y) > thresholds[l]`` exactly where ``y > result[l]``; -inf where it always holds.
+    """
+    largest = np.repeat(bound.view(np.int64)[:, None], len(thresholds), axis=1)
+    low, high = -largest - 1, largest.copy()
+    while (high > low).any():
+        middle = (low | high) - ((low ^ high) >> 1)  # the mean, rounded up, without overflow
+        above = value_of(_from_order(middle)) > thresholds[None, :]
+        high = np.where(above, middle - 1, high)
+        low = np.where(above, low, middle)
+    return np.where(low < -largest, -np.inf, _from_order(np.maximum(low, -largest))).T
+
+
+def _from_order(rank: Int64Array) -> Float64Array:
+    """The float64 of a rank: ranks rise with the numbers, 0 is +0.0 and -1 the largest number below."""
+    magnitude = np.abs(rank).view(np.float64)
+    result: Float64Array = np.where(rank < 0, -magnitude, magnitude)
+    return result
+
+
 def sum_bound(contraction: Contraction, quantizer: Quantizer | UniformQuantizer) -> Int64Array:
     """Largest absolute value of the integer sum per output channel: int64[O]."""
     weights = contraction.weights
