@@ -84,7 +84,8 @@ def tile(
     for count in (8, 4, 2, 1) if blocks is None else (blocks,):
         if shape.blocks % count or (count > budget and count > 1 and blocks is None):
             continue
-        pixels = max(1, min(columns, budget // count))
+        most = max(1, min(columns, budget // count))
+        pixels = -(-columns // -(-columns // most))  # tiles of equal width: the last one repeats as little as it can
         weights = shape.weight_planes * count * kind.vectors
         work = pairs * pixels * window * count
         loads = (weights + rule.act_planes * pixels * window) / 2
