@@ -1,7 +1,8 @@
 """Which kernel family each contraction gets, and why.
 
-The cost table holds what each family sustains per core and cycle on each instruction set, measured with
-``benchmarks/families.py`` on 3x3 convolutions of 64 to 256 channels; only ratios within a row matter.
+The cost table holds what each family sustains on each instruction set: medians over the 3x3 layers of
+``benchmarks/layers.py --target NAME``, in billions per second on one core. Only ratios within a row matter. The row of
+``x86-avx512-vpopcntdq`` is 80 % and 75 % of the port bounds (341 and 128 per cycle), for want of a machine.
 """
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ from lqcompile.graph.plan import AnyQuantizer, Contraction, Region, is_integer
 from lqcompile.graph.specs import LowBitWeights, Quantizer
 
 RATES = {
-    "x86-avx2": {"popcount": 26.0, "dot8": 13.0},
-    "x86-avx512": {"popcount": 62.0, "dot8": 26.0},
-    "x86-avx512-vnni": {"popcount": 80.0, "dot8": 64.0},
-    "x86-avx512-vpopcntdq": {"popcount": 270.0, "dot8": 90.0},
+    "x86-avx2": {"popcount": 212.0, "dot8": 33.0},
+    "x86-avx512": {"popcount": 450.0, "dot8": 53.0},
+    "x86-avx512-vnni": {"popcount": 400.0, "dot8": 236.0},
+    "x86-avx512-vpopcntdq": {"popcount": 273.0, "dot8": 96.0},
 }
-"""Multiply-accumulates per cycle: of one plane pair (popcount), of one 8-bit product (dot8)."""
+"""Multiply-accumulates: of one plane pair (popcount), of one 8-bit product (dot8)."""
 
 
 @dataclass(frozen=True, kw_only=True)
