@@ -9,141 +9,27 @@ dense ones with structural zeros.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
 from .epilogue import Emitter, Epilogue, fill_halo
-from .formats import Format
 from .isa import Expr, Isa, broadcast, constant, fence, load, registers, vector
+from .problem import (
+    PARALLEL_MIN_STEPS,
+    ConvShape,
+    Family,
+    SumRule,
+    Tile,
+    basis_dtype,
+    output_shapes,
+    parameter_shapes,
+    workspace_size,
+)
 
 SEGMENT_WORDS = 40
 """Most words of one unrolled run of carry-save adders: more would leave the micro-op cache."""
-
-PARALLEL_MIN_STEPS = 1 << 15
-"""Vector steps under which a layer runs serially: about 10 microseconds, what starting the threads costs."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ConvShape:
-    """The loop nest.
-
-    Args:
-        source: format of the input.
-        kernel, strides, dilations: (rows, columns).
-        origin: (row, column) of the first tap of output (0, 0), counted in the padded input.
-        out_height, out_width: of the convolution, before pooling.
-        blocks: vectors of output channels.
-        words: words of one tap (one plane).
-        weight_planes: planes of the weights, mask planes included.
-        pool: window and stride of a fused max-pooling, (1, 1) for none.
-    """
-
-    source: Format
-    kernel: tuple[int, int]
-    strides: tuple[int, int]
-    dilations: tuple[int, int]
-    origin: tuple[int, int]
-    out_height: int
-    out_width: int
-    blocks: int
-    words: int
-    weight_planes: int = 1
-    pool: tuple[int, int] = (1, 1)
-
-    @property
-    def tile_rows(self) -> int:
-        """Rows of tiles: output rows after pooling."""
-        return self.out_height // self.pool[0]
-
-    @property
-    def tile_columns(self) -> int:
-        """Output columns after pooling."""
-        return self.out_width // self.pool[1]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Tile:
-    """Register tile: `pixels` outputs (after pooling) by `blocks` vectors of channels."""
-
-    pixels: int
-    blocks: int
-
-
-class Family(Protocol):
-    """One way to multiply words."""
-
-    @property
-    def accumulator(self) -> str:
-        """Dtype of an accumulator lane."""
-
-    @property
-    def vectors(self) -> int:
-        """Weight vectors per word."""
-
-    @property
-    def weight_dtype(self) -> str:
-        """Element type of the packed weights."""
-
-    @property
-    def flush_steps(self) -> int:
-        """Steps after which `flush` must run; 0 where accumulators are wide enough."""
-
-    def activation(self, source: Any, index: Expr) -> list[Expr]:
-        """Broadcast vectors of the word at element `index`."""
-
-    def step(self, accumulator: Expr, activation: Sequence[Expr], weight: Sequence[Expr]) -> Expr:
-        """The accumulator after one word."""
-
-    def flush(self, total: Expr, accumulator: Expr) -> Expr:
-        """`total` plus the widened accumulator (only with `flush_steps`)."""
-
-    @property
-    def word_elements(self) -> int:
-        """Elements of the input buffer in one word."""
-
-    @property
-    def cycles(self) -> float:
-        """Arithmetic-port cycles of one step."""
-
-    @property
-    def carry_save(self) -> bool:
-        """Whether words are summed bitwise (`CarrySave`) before they are counted."""
-
-
-class CarrySave(Protocol):
-    """A family that counts bits of carry-save adders (Harley-Seal)."""
-
-    def count(self, total: Expr, word: Expr, weight: int) -> Expr:
-        """``total + weight * popcount(word)`` per lane."""
-
-    def full_adder(self, a: Expr, b: Expr, c: Expr) -> tuple[Expr, Expr]:
-        """(carry, sum) of three bits in each position."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SumRule:
-    """How plane pairs become the value that the epilogue takes.
-
-    Args:
-        act_planes: planes of the input that are used.
-        bipolar: sums are ``2 * P - C`` (bit planes); otherwise the accumulator is the sum.
-        mask_plane: weight plane that counts C in its own lanes (grouped convolution), -1 for the shared count.
-        act_integers: integer multipliers n_j of the planes, where both bases are integers.
-        act_basis: float64 u_j, where they are not.
-        weight_basis: planes that have a basis vector (mask planes have none).
-        weighted: sums are multiplied by m_i or v_i; False where the sum over activation planes is taken as it is.
-    """
-
-    act_planes: int = 1
-    bipolar: bool = False
-    mask_plane: int = -1
-    act_integers: tuple[int, ...] = ()
-    act_basis: tuple[float, ...] = ()
-    weight_basis: int = 1
-    weighted: bool = True
 
 
 def contraction(
@@ -156,22 +42,6 @@ def contraction(
     with shared counts), outputs.
     """
     return _Builder(isa, family, shape, tile, rule, epilogue, parallel).build()
-
-
-def workspace_size(shape: ConvShape, rule: SumRule) -> int:
-    """int32 elements of the counts workspace: one per conv output pixel and activation plane, 0 if not needed."""
-    if not rule.bipolar or rule.mask_plane >= 0:
-        return 0
-    return shape.out_height * shape.out_width * rule.act_planes
-
-
-def basis_dtype(rule: SumRule, epilogue: Epilogue) -> str | None:
-    """Dtype of the weight-basis parameter, None where there is none."""
-    if epilogue.mode in ("sums", "float32"):
-        return None
-    if rule.act_integers:
-        return "int32" if rule.weighted else None
-    return "float64" if rule.act_basis and rule.weighted else None
 
 
 class _Builder:
@@ -533,16 +403,3 @@ class _Builder:
             term = fence(load(self.basis, i * channels + channel, isa) * inner, double)
             total = term if total is None else total + term
         return T.bind(total)
-
-
-def parameter_shapes(epilogue: Epilogue, channels: int) -> list[tuple[str, int]]:
-    """(dtype, elements) of the epilogue parameters for `channels` physical channels."""
-    return [(dtype, channels * rows) for dtype, rows in epilogue.parameters()]
-
-
-def output_shapes(shape: ConvShape, rule: SumRule, epilogue: Epilogue, isa: Isa) -> list[tuple[str, int]]:
-    """(dtype, elements) of the outputs; sums are int32[weight basis, act planes, OH, OW, channels]."""
-    if epilogue.mode == "sums":
-        pixels = shape.out_height * shape.out_width
-        return [("int32", rule.weight_basis * rule.act_planes * pixels * shape.blocks * isa.lanes)]
-    return [(item.format.dtype, item.format.size) for item in epilogue.stores]

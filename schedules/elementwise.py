@@ -9,10 +9,10 @@ from typing import Any
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
-from .contraction import PARALLEL_MIN_STEPS, parameter_shapes
 from .epilogue import Emitter, Epilogue, UniformStep, fill_halo, pixel_index
 from .formats import Format, round_up
 from .isa import Expr, Isa, constant, load, registers, vector
+from .problem import PARALLEL_MIN_STEPS, parameter_shapes
 
 
 @dataclass(frozen=True, kw_only=True)

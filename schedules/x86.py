@@ -7,7 +7,7 @@ from typing import Any
 
 from lqcompile.target import Target
 
-from .contraction import ConvShape, Family, SumRule, Tile
+from .problem import ConvShape, Family, SumRule, Tile
 from .x86_families import X86, DotPairs, DotVnni, FloatFma, PopcountBytes, PopcountCarrySave, PopcountLanes
 
 

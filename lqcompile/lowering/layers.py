@@ -27,17 +27,10 @@ from lqcompile.graph.specs import Int8Weights, LowBitWeights, Quantizer, Uniform
 from lqcompile.lowering import parameters as pack
 from lqcompile.lowering.outputs import affine_parameters, make_steps, make_store, zero_code
 from lqcompile.lowering.program import Step, SumsKernel, Tensor
-from lqcompile.schedules.contraction import (
-    ConvShape,
-    SumRule,
-    Tile,
-    basis_dtype,
-    contraction,
-    output_shapes,
-    workspace_size,
-)
+from lqcompile.schedules.contraction import contraction
 from lqcompile.schedules.epilogue import Epilogue, Store
 from lqcompile.schedules.formats import round_up
+from lqcompile.schedules.problem import ConvShape, SumRule, Tile, basis_dtype, output_shapes, workspace_size
 from lqcompile.target import Target
 
 LARGEST_SUM = (1 << 31) - 1
