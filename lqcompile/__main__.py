@@ -1,8 +1,6 @@
 """``python -m lqcompile``."""
 
-import sys
-
-from lqcompile.cli import main
+from lqcompile.cli import run_program
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_program()

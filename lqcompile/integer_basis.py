@@ -54,7 +54,7 @@ def snap_basis(basis: npt.ArrayLike, limit: int, *, nonnegative: bool = False) -
         EncodingError: `basis` is not a finite matrix of 1 to 4 columns, or `limit` is below its number of columns.
 
     Example:
-        >>> snap_basis([[0.1, 0.2]], 127).integers.tolist()
+        >>> snap_basis([[0.5, 1.0]], 127).integers.tolist()
         [[1, 2]]
     """
     rows = np.asarray(basis, dtype=np.float64)

@@ -6,6 +6,7 @@ standard output, everything else to standard error. Each command imports what it
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import traceback
@@ -18,6 +19,9 @@ from lqcompile.cli import benchmark, building, demonstration, inspection, runnin
 from lqcompile.errors import LQCompileError
 
 DEBUG = "--debug"
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it: 128 and the number of SIGINT."""
 
 app = typer.Typer(
     name="lqcompile",
@@ -38,6 +42,20 @@ app.command("targets", epilog=targeting.EXAMPLE)(targeting.targets)
 app.command("demo", epilog=demonstration.EXAMPLE)(demonstration.demo)
 
 
+def run_program() -> None:
+    """The program itself: runs `main` on the process's arguments and exits with its code.
+
+    After Ctrl-C it leaves without Python's own shutdown: CPython 3.11 ends a process by SIGINT, whatever exit code was
+    asked for, where the interrupt passed through an ``exec`` of a string (as dataclasses make while modules load).
+    """
+    code = main()
+    if code != INTERRUPTED:
+        sys.exit(code)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and give its exit code.
 
@@ -55,9 +73,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except typer.TyperException as error:
         return _report(f"{error.format_message()} (see 'lqcompile --help')", error.exit_code, debug=debug)
     except KeyboardInterrupt:
-        outcome = 130
+        outcome = INTERRUPTED
     code = outcome if isinstance(outcome, int) else 0
-    if code == 130:
+    if code == INTERRUPTED:
         sys.stderr.write("lqcompile: interrupted\n")
     return code
 
