@@ -232,7 +232,6 @@ class _Builder:
         """Up to eight words: seven adders leave one vector of weight 8 to count."""
         isa, family, tile = self.isa, self.family, self.tile
         planes = self.shape.weight_planes
-        plane_stride = self.shape.source.pixel // max(1, self.shape.source.planes)
         zero = constant(0, "uint32", isa)
         counter: Any = family
         for i in range(planes):
@@ -247,7 +246,7 @@ class _Builder:
                                 return zero
                             offset, at = words[position]
                             weight = load(self.weights, ((at * planes + i) * tile.blocks + n) * isa.lanes, isa)
-                            (bits,) = family.activation(self.source, base + j * plane_stride + offset)
+                            (bits,) = family.activation(self.source, base + j * self.shape.source.plane + offset)
                             return T.bind(weight & bits)
 
                         pairs = []
@@ -273,7 +272,6 @@ class _Builder:
         """`count` words of one tap: one weight vector per (plane, block), one broadcast per (pixel, plane)."""
         shape, isa, family, tile = self.shape, self.isa, self.family, self.tile
         planes, vectors = shape.weight_planes, family.vectors
-        plane_stride = shape.source.pixel // max(1, shape.source.planes)
 
         def body(k: Expr) -> None:
             weights = []
@@ -287,7 +285,9 @@ class _Builder:
                 for m, base in enumerate(bases):
                     word = [
                         T.bind(part)
-                        for part in family.activation(self.source, base + j * plane_stride + k * family.word_elements)
+                        for part in family.activation(
+                            self.source, base + j * shape.source.plane + k * family.word_elements
+                        )
                     ]
                     for i in range(planes):
                         for n in range(tile.blocks):
@@ -308,7 +308,6 @@ class _Builder:
         """C_j of every output pixel: the popcount of the window, shared by all output channels."""
         shape, rule = self.shape, self.rule
         columns = shape.out_width
-        plane_stride = shape.source.pixel // shape.source.planes
         with T.serial(0, shape.out_height) as y, T.serial(0, columns) as x:
             for j in range(rule.act_planes):
                 total = registers(1, "int32")
@@ -316,7 +315,9 @@ class _Builder:
                 with T.serial(0, shape.kernel[0]) as r, T.serial(0, shape.kernel[1]) as c:
                     row = y * shape.strides[0] + shape.origin[0] + r * shape.dilations[0]
                     column = x * shape.strides[1] + shape.origin[1] + c * shape.dilations[1]
-                    base = T.bind((row * shape.source.padded_width + column) * shape.source.pixel + j * plane_stride)
+                    base = T.bind(
+                        (row * shape.source.padded_width + column) * shape.source.pixel + j * shape.source.plane
+                    )
                     with T.serial(0, shape.words) as k:
                         word = T.reinterpret("uint32", self.source[T.ramp(base + k * 4, 1, 4)])
                         T.buffer_store(total, total[0] + T.cast(T.popcount(word), "int32"), [0])
@@ -335,8 +336,7 @@ class _Builder:
         if not self.rule.bipolar:
             return value
         if self.rule.mask_plane >= 0:
-            mask = T.reinterpret(vector("int32", self.isa), totals[self._index(self.rule.mask_plane, j, m, n)])
-            count = mask
+            count = T.reinterpret(vector("int32", self.isa), totals[self._index(self.rule.mask_plane, j, m, n)])
         else:
             y, x = position
             count = broadcast(self.counts[(y * self.shape.out_width + x) * self.rule.act_planes + j], self.isa)

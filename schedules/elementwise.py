@@ -9,7 +9,7 @@ from typing import Any
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
-from .epilogue import Emitter, Epilogue, UniformStep, fill_halo, pixel_index
+from .epilogue import Emitter, Epilogue, UniformStep, fill_halo, pixel_index, uniform_code
 from .formats import Format, round_up
 from .isa import Expr, Isa, constant, load, registers, vector
 from .problem import PARALLEL_MIN_STEPS, parameter_shapes
@@ -154,19 +154,12 @@ def quantize_input(isa: Isa, target: Format, step: UniformStep) -> Any:
             word = None
             for c in range(target.channels):
                 value = load(data, (c * target.height + y) * target.width + x, isa)
-                code = _uniform_code(isa, value, step)
+                code = T.bind(uniform_code(value, step, isa))
                 shifted = code if c == 0 else T.shift_left(code, constant(8 * c, "int32", isa))
                 word = shifted if word is None else word | shifted
             pixels = T.reinterpret(f"uint8x{lanes * 4}", word)
             T.buffer_store(output, pixels, [T.ramp(pixel_index(target, y, x), 1, lanes * 4)])
     return builder.get()
-
-
-def _uniform_code(isa: Isa, value: Expr, step: UniformStep) -> Expr:
-    rounded = T.nearbyint(value / constant(step.scale, "float32", isa))
-    low, high = step.low - step.zero_point, step.high - step.zero_point
-    clipped = T.min(T.max(rounded, constant(low, "float32", isa)), constant(high, "float32", isa))
-    return T.bind(T.cast(clipped, vector("int32", isa)) + constant(step.zero_point + step.bias, "int32", isa))
 
 
 def to_nchw(source: Format) -> Any:

@@ -145,6 +145,19 @@ def fill_halo(buffer: Expr, form: Format) -> None:
             fill(start + (left + form.width) * form.pixel, right * form.pixel)
 
 
+def uniform_steps(value: Expr, step: UniformStep, isa: Isa) -> Expr:
+    """``q - zero_point`` of a uniform quantizer, a float32 vector."""
+    rounded = T.nearbyint(value / constant(step.scale, "float32", isa))
+    low, high = step.low - step.zero_point, step.high - step.zero_point
+    return T.min(T.max(rounded, constant(low, "float32", isa)), constant(high, "float32", isa))
+
+
+def uniform_code(value: Expr, step: UniformStep, isa: Isa) -> Expr:
+    """The code that a uniform quantizer stores, an int32 vector."""
+    steps = T.cast(uniform_steps(value, step, isa), vector("int32", isa))
+    return steps + constant(step.zero_point + step.bias, "int32", isa)
+
+
 class Emitter:
     """Emits an epilogue for one vector of channels of one pixel at a time.
 
@@ -247,14 +260,10 @@ class Emitter:
             store(output, value, index, isa)
             return
         step = item.quantizer
-        rounded = T.nearbyint(value / constant(step.scale, "float32", isa))
-        low, high = step.low - step.zero_point, step.high - step.zero_point
-        clipped = T.min(T.max(rounded, constant(low, "float32", isa)), constant(high, "float32", isa))
         if step.decode:
-            store(output, clipped * constant(step.scale, "float32", isa), index, isa)
+            store(output, uniform_steps(value, step, isa) * constant(step.scale, "float32", isa), index, isa)
             return
-        code = T.cast(clipped, vector("int32", isa)) + constant(step.zero_point + step.bias, "int32", isa)
-        store(output, T.cast(code, vector("uint8", isa)), index, isa)
+        store(output, T.cast(uniform_code(value, step, isa), vector("uint8", isa)), index, isa)
 
     def _store_levels(
         self, item: Store, output: Expr, conditions: Sequence[Expr], y: Expr, x: Expr, block: Expr

@@ -62,6 +62,11 @@ class Format:
         return self.padded_channels
 
     @property
+    def plane(self) -> int:
+        """Elements of `dtype` in one plane of a pixel."""
+        return self.pixel // self.planes
+
+    @property
     def dtype(self) -> str:
         """Element type of the buffer; bit planes are bytes."""
         return "float32" if self.kind == "f32" else "uint8"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -47,22 +48,7 @@ def build(
 
 def show_build(report: dict[str, Any]) -> None:
     """Print a build report: which kernel each layer got and why, and the sizes."""
-    rows = [
-        (
-            layer["name"],
-            layer["op"],
-            bits(layer["weight_bits"]),
-            bits(layer["act_bits"]),
-            layer["kernel"],
-            layer["reason"],
-        )
-        for layer in report["layers"]
-    ]
-    print_table(
-        f"{report['artifact']} for {report['target']}",
-        ("layer", "operator", "weight bits", "activation bits", "kernel", "why"),
-        rows,
-    )
+    print_layers(f"{report['artifact']} for {report['target']}", report["layers"])
     fallen = [layer["name"] for layer in report["layers"] if layer["kernel"] == "float" and layer["weight_bits"] < 32]
     if fallen:
         print_text(
@@ -74,6 +60,22 @@ def show_build(report: dict[str, Any]) -> None:
         f"Built in {report['seconds']:.1f} s: model {in_kilobytes(size['onnx'])}, packed weights "
         f"{in_kilobytes(size['packed_weights'])}, artifact {in_kilobytes(size['artifact'])}"
     )
+
+
+def print_layers(title: str, layers: Sequence[dict[str, Any]]) -> None:
+    """Print which kernel each layer got and why."""
+    rows = [
+        (
+            layer["name"],
+            layer["op"],
+            bits(layer["weight_bits"]),
+            bits(layer["act_bits"]),
+            layer["kernel"],
+            layer["reason"],
+        )
+        for layer in layers
+    ]
+    print_table(title, ("layer", "operator", "weight bits", "activation bits", "kernel", "why"), rows)
 
 
 def bits(number: int) -> str:

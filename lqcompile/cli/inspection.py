@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from lqcompile.cli.building import bits
+from lqcompile.cli.building import bits, print_layers
 from lqcompile.cli.console import JsonOption, in_kilobytes, print_json, print_table, print_text
 
 EXAMPLE = "Example: lqcompile inspect model.onnx"
@@ -88,22 +88,8 @@ def _show_model(report: dict[str, Any]) -> None:
 
 def _show_artifact(path: Path, manifest: dict[str, Any]) -> None:
     for variant in manifest["variants"]:
-        rows = [
-            (
-                layer["name"],
-                layer["op"],
-                bits(layer["weight_bits"]),
-                bits(layer["act_bits"]),
-                layer["kernel"],
-                layer["reason"],
-            )
-            for layer in variant["layers"]
-        ]
-        print_table(
-            f"{path}, code for {variant['name']} (needs {', '.join(variant['requires']) or 'nothing special'})",
-            ("layer", "operator", "weight bits", "activation bits", "kernel", "why"),
-            rows,
-        )
+        needs = ", ".join(variant["requires"]) or "nothing special"
+        print_layers(f"{path}, code for {variant['name']} (needs {needs})", variant["layers"])
     members = manifest["members"].values()
     tools = ", ".join(f"{name} {version}" for name, version in manifest["tools"].items())
     print_text(

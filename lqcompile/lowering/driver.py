@@ -89,17 +89,17 @@ def make_driver(program: Program, relax_module: tvm.IRModule, keys: dict[str, st
     functions: dict[str, Any] = {}
     for call in calls:
         functions[call.function] = _subroutine(relax_module[call.function], call.function)
-    sums_calls = []
+    sums_constants = []
     for kernel in program.sums:
         functions[kernel.step.name] = _subroutine(kernel.step.function, kernel.step.name)
-        sums_calls.append([("param", parameters.add(array)) for array in kernel.step.constants])
+        sums_constants.append([parameters.add(array) for array in kernel.step.constants])
     handles = {name: tvm.ir.GlobalVar(name) for name in functions}
     module = {handles[name]: function for name, function in functions.items()}
     block = parameters.tobytes()
     run = _run(program, calls, step_outputs, externals, offsets, handles, arena_bytes, len(block))
     module[tvm.ir.GlobalVar("run")] = run
     if program.sums:
-        sums = _sums(program.sums, sums_calls, offsets, handles, arena_bytes, len(block))
+        sums = _sums(program.sums, sums_constants, offsets, handles, arena_bytes, len(block))
         module[tvm.ir.GlobalVar("sums")] = sums
     return Driver(
         module=tvm.IRModule(module),
@@ -214,7 +214,7 @@ def _run(
 
 def _sums(
     kernels: Sequence[SumsKernel],
-    constants: Sequence[Sequence[tuple[str, int]]],
+    constants: Sequence[Sequence[int]],
     offsets: dict[str, int],
     handles: dict[str, Any],
     arena_bytes: int,
@@ -231,7 +231,7 @@ def _sums(
         chosen = T.arg("index", T.int32())
         for index, (kernel, arrays) in enumerate(zip(kernels, constants, strict=True)):
             arguments = [T.address_of(arena[offsets[key]]) for key in kernel.step.inputs]
-            arguments += [T.address_of(params[offset]) for _, offset in arrays]
+            arguments += [T.address_of(params[offset]) for offset in arrays]
             behind = kernel.step.outputs[-1].size
             if len(kernel.step.outputs) == 2:
                 arguments.append(T.address_of(out[behind]))

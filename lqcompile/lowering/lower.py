@@ -141,21 +141,21 @@ class _Lower:
         found = []
         for (name, kind), halo in self.halos.items():
             if name == value.name:
-                form = make_format(value, kind, halo)
-                tensor = Tensor(
-                    key=self._unique(f"{name}_{kind}"), dtype=form.dtype, size=form.size, value=name, form=form
-                )
-                self.tensors[name, kind] = tensor
-                found.append(tensor)
+                found.append(self._make_tensor(value, kind, halo))
         return found
+
+    def _make_tensor(self, value: Value, kind: Kind, halo: Halo) -> Tensor:
+        form = make_format(value, kind, halo)
+        key = self._unique(f"{value.name}_{kind}")
+        tensor = Tensor(key=key, dtype=form.dtype, size=form.size, value=value.name, form=form)
+        self.tensors[value.name, kind] = tensor
+        return tensor
 
     def _tensor(self, name: str, kind: Kind, region: str) -> Tensor:
         """The tensor of a value in a format; a graph input is brought into it first."""
         if (name, kind) not in self.tensors and name in self.inputs:
-            form = make_format(self._value(name), kind, self.halos[name, kind])
-            tensor = Tensor(key=self._unique(f"{name}_{kind}"), dtype=form.dtype, size=form.size, value=name, form=form)
-            self.tensors[name, kind] = tensor
-            self._step("ingest", region, to_nhwc(form), [self.inputs[name]], [], [tensor])
+            tensor = self._make_tensor(self._value(name), kind, self.halos[name, kind])
+            self._step("ingest", region, to_nhwc(self._form(tensor)), [self.inputs[name]], [], [tensor])
         return self.tensors[name, kind]
 
     def _unique(self, name: str) -> str:
