@@ -8,7 +8,8 @@ from typing import Any
 from lqcompile.target import Target
 
 from .problem import ConvShape, Family, SumRule, Tile
-from .x86_families import X86, DotPairs, DotVnni, FloatFma, PopcountBytes, PopcountCarrySave, PopcountLanes
+from .words import FloatFma
+from .x86_families import X86, DotPairs, DotVnni, PopcountBytes, PopcountCarrySave, PopcountLanes
 
 
 def machine(target: Target) -> X86:

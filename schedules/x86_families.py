@@ -14,6 +14,7 @@ from typing import Any
 from tvm.script.ir_builder import tirx as T
 
 from .isa import Expr, broadcast, constant, vector
+from .words import BitWords, Words
 
 MAJORITY, PARITY = 0xE8, 0x96
 """Truth tables of VPTERNLOG: carry and sum of a full adder."""
@@ -70,38 +71,6 @@ class X86:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Words:
-    """What families have in common: one weight vector per word of four bytes, counters that never overflow.
-
-    `cycles` is what one step takes on the arithmetic ports.
-    """
-
-    isa: X86
-    accumulator: str
-    weight_dtype: str
-    cycles: float
-    vectors: int = 1
-    flush_steps: int = 0
-    word_elements: int = 4
-    carry_save: bool = False
-
-    def flush(self, total: Expr, accumulator: Expr) -> Expr:
-        """`total` plus the accumulator, for families that do not widen."""
-        return total + accumulator
-
-
-@dataclass(frozen=True, kw_only=True)
-class BitWords(Words):
-    """Families on bit planes: a word is 32 bits."""
-
-    weight_dtype: str = "uint32"
-
-    def activation(self, source: Any, index: Expr) -> list[Expr]:
-        """32 bits of one plane of one pixel, in every lane."""
-        return [broadcast(T.reinterpret("uint32", source[T.ramp(index, 1, 4)]), self.isa)]
-
-
-@dataclass(frozen=True, kw_only=True)
 class PopcountLanes(BitWords):
     """AND and VPOPCNTD: 32 bits per lane and step, counters in 32-bit lanes."""
 
@@ -117,6 +86,7 @@ class PopcountLanes(BitWords):
 class PopcountBytes(BitWords):
     """AND and byte popcounts by table look-up, in byte counters that are flushed every 31 steps (AVX2)."""
 
+    isa: X86
     accumulator: str = "uint8"
     flush_steps: int = FLUSH_STEPS
     cycles: float = 4.0
@@ -138,6 +108,7 @@ class PopcountCarrySave(BitWords):
     "Faster population counts using AVX2 instructions", 2018.
     """
 
+    isa: X86
     accumulator: str = "int32"
     cycles: float = 1.8
     carry_save: bool = True
@@ -165,6 +136,7 @@ class PopcountCarrySave(BitWords):
 class DotVnni(Words):
     """VPDPBUSD: four unsigned by signed byte products per lane and step."""
 
+    isa: X86
     accumulator: str = "int32"
     weight_dtype: str = "int32"
     cycles: float = 0.5
@@ -185,6 +157,7 @@ class DotVnni(Words):
 class DotPairs(Words):
     """Two VPMADDWD on 16-bit pairs (even and odd channels of a word): exact without VNNI."""
 
+    isa: X86
     accumulator: str = "int32"
     weight_dtype: str = "int32"
     vectors: int = 2
@@ -206,21 +179,3 @@ class DotPairs(Words):
             product = T.call_llvm_pure_intrin(vector("int32", self.isa), name, half, T.reinterpret(pairs, factor))
             accumulator = accumulator + product
         return accumulator
-
-
-@dataclass(frozen=True, kw_only=True)
-class FloatFma(Words):
-    """One float32 multiply-add per lane and step (contracted to FMA; the order of summation is free)."""
-
-    accumulator: str = "float32"
-    weight_dtype: str = "float32"
-    word_elements: int = 1
-    cycles: float = 0.5
-
-    def activation(self, source: Any, index: Expr) -> list[Expr]:
-        """One channel of one pixel, in every lane."""
-        return [broadcast(source[index], self.isa)]
-
-    def step(self, accumulator: Expr, activation: Sequence[Expr], weight: Sequence[Expr]) -> Expr:
-        """``accumulator + activation * weight``."""
-        return accumulator + activation[0] * weight[0]

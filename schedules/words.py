@@ -1,0 +1,61 @@
+"""Kernel families that every instruction set has, and what the others have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tvm.script.ir_builder import tirx as T
+
+from .isa import Expr, Isa, broadcast
+
+
+@dataclass(frozen=True, kw_only=True)
+class Words:
+    """What families have in common: one weight vector per word of four bytes, counters that never overflow.
+
+    `cycles` is what one step takes on the arithmetic ports.
+    """
+
+    isa: Isa
+    accumulator: str
+    weight_dtype: str
+    cycles: float
+    vectors: int = 1
+    flush_steps: int = 0
+    word_elements: int = 4
+    carry_save: bool = False
+
+    def flush(self, total: Expr, accumulator: Expr) -> Expr:
+        """`total` plus the accumulator, for families that do not widen."""
+        return total + accumulator
+
+
+@dataclass(frozen=True, kw_only=True)
+class BitWords(Words):
+    """Families on bit planes: a word is 32 bits."""
+
+    weight_dtype: str = "uint32"
+
+    def activation(self, source: Any, index: Expr) -> list[Expr]:
+        """32 bits of one plane of one pixel, in every lane."""
+        return [broadcast(T.reinterpret("uint32", source[T.ramp(index, 1, 4)]), self.isa)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FloatFma(Words):
+    """One float32 multiply-add per lane and step (contracted to FMA; the order of summation is free)."""
+
+    accumulator: str = "float32"
+    weight_dtype: str = "float32"
+    word_elements: int = 1
+    cycles: float = 0.5
+
+    def activation(self, source: Any, index: Expr) -> list[Expr]:
+        """One channel of one pixel, in every lane."""
+        return [broadcast(source[index], self.isa)]
+
+    def step(self, accumulator: Expr, activation: Sequence[Expr], weight: Sequence[Expr]) -> Expr:
+        """``accumulator + activation * weight``."""
+        return accumulator + activation[0] * weight[0]
