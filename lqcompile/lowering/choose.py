@@ -3,6 +3,7 @@
 The cost table holds what each family sustains on each instruction set: medians over the 3x3 layers of
 ``benchmarks/layers.py --target NAME``, in billions per second on one core. Only ratios within a row matter. The row of
 ``x86-avx512-vpopcntdq`` is 80 % and 75 % of the port bounds (341 and 128 per cycle), for want of a machine.
+Rows of ARM targets are models, not measurements: multiply-accumulates per cycle at the port bound of llvm-mca.
 """
 
 from __future__ import annotations
@@ -12,22 +13,41 @@ from dataclasses import dataclass
 from lqcompile.errors import UnsupportedError
 from lqcompile.graph.plan import AnyQuantizer, Contraction, Region, is_integer
 from lqcompile.graph.specs import LowBitWeights, Quantizer
+from lqcompile.schedules.problem import Tile
 
 RATES = {
     "x86-avx2": {"popcount": 212.0, "dot8": 33.0},
     "x86-avx512": {"popcount": 450.0, "dot8": 53.0},
     "x86-avx512-vnni": {"popcount": 400.0, "dot8": 236.0},
     "x86-avx512-vpopcntdq": {"popcount": 273.0, "dot8": 96.0},
+    "arm-cpu": {"popcount": 85.0, "dot8": 8.0},
 }
 """Multiply-accumulates: of one plane pair (popcount), of one 8-bit product (dot8)."""
 
 
 @dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """A way to compute a contraction: a kernel family and its register tile (None: what the schedule's model picks)."""
+
+    family: str
+    tile: Tile | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Choice:
-    """A kernel family and the reason for it, in words for people."""
+    """A kernel family and the reason for it, in words for people.
+
+    Args:
+        family: kernel family.
+        reason: why.
+        tile: register tile, None for what the schedule's model picks.
+        measured: every candidate that was timed, with its median in microseconds; empty without a measurement.
+    """
 
     family: str
     reason: str
+    tile: Tile | None = None
+    measured: tuple[tuple[Candidate, float], ...] = ()
 
 
 def choose(contraction: Contraction, quantizer: AnyQuantizer | None, target: str) -> Choice:

@@ -53,6 +53,7 @@ class Layer:
         stages: up to the stream, without pooling that is not fused.
         stores: (output, tensor) to write.
         residuals: tensors of `AddValue` stages, in order.
+        tile: register tile, None for what the schedule's model picks.
     """
 
     region: Region
@@ -63,6 +64,7 @@ class Layer:
     stages: tuple[Stage, ...]
     stores: tuple[tuple[Output, Tensor], ...]
     residuals: tuple[Tensor, ...]
+    tile: Tile | None = None
 
 
 def fused_pool(weights: AnyWeights, stages: Sequence[Stage]) -> MaxPool | None:
@@ -94,6 +96,11 @@ def lower_layer(layer: Layer, target: Target, schedule: Any, name: str) -> tuple
         UnsupportedError: an integer sum could exceed int32.
     """
     return _Lowering(layer, target, schedule, name).lower()
+
+
+def layer_tiles(layer: Layer, target: Target, schedule: Any) -> list[Tile]:
+    """Register tiles to try for a contraction: what the schedule's model picks, then half and twice as many vectors."""
+    return _Lowering(layer, target, schedule, layer.region.name).tiles()
 
 
 class _Lowering:
@@ -130,7 +137,7 @@ class _Lowering:
         rule, words, basis = self._weights(mode)
         epilogue, arrays = self._epilogue(mode)
         shape = self._shape(words)
-        tile = self.schedule.tile(self.isa, self.family, shape, rule, self.pool)
+        tile = layer.tile or self.schedule.tile(self.isa, self.family, shape, rule, self.pool)
         function = contraction(self.isa, self.family, shape, tile, rule, epilogue)
         constants = [pack.tile_weights(words, self.blocks, tile.blocks, self.isa.lanes)]
         dtype = basis_dtype(rule, epilogue)
@@ -149,6 +156,15 @@ class _Lowering:
         if not exact:
             return step, None
         return step, self._sums_kernel(shape, tile, rule, constants[0])
+
+    def tiles(self) -> list[Tile]:
+        layer = self.layer
+        exact = is_exact(layer.operation, layer.quantizer) and layer.family != "float"
+        rule, words, _ = self._weights(self._mode(exact))
+        shape = self._shape(words)
+        best: Tile = self.schedule.tile(self.isa, self.family, shape, rule, self.pool)
+        counts = [count for count in (best.blocks // 2, best.blocks * 2) if count and shape.blocks % count == 0]
+        return [best, *(self.schedule.tile(self.isa, self.family, shape, rule, self.pool, count) for count in counts)]
 
     def _check_range(self, exact: bool) -> None:
         if not exact or self.layer.quantizer is None:

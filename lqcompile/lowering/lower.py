@@ -46,18 +46,32 @@ INPUT_CHANNELS = 4
 """Most channels of a graph input that is quantized straight to one 32-bit word per pixel."""
 
 
-def lower(plan: Plan, target: Target, *, families: Mapping[str, str] | None = None) -> Program:
+def lower(
+    plan: Plan,
+    target: Target,
+    *,
+    families: Mapping[str, str] | None = None,
+    choices: Mapping[str, Choice] | None = None,
+) -> Program:
     """Lowers a plan for one target (without variants).
 
     Args:
         plan: to lower.
         target: one without variants.
         families: kernel family by region name, in place of the cost table's choice.
+        choices: family and tile by region name, from a measurement; `families` come first.
 
     Raises:
         UnsupportedError: a region that no kernel serves, or not the one asked for; the message names it.
     """
-    return _Lower(plan, target, dict(families or {})).program()
+    return _Lower(plan, target, dict(families or {}), dict(choices or {})).program()
+
+
+def contraction_layers(plan: Plan, target: Target) -> dict[str, Layer]:
+    """The contractions of a plan by region name, with formats and families as the cost table chooses them."""
+    lowered = _Lower(plan, target, {}, {})
+    lowered.program()
+    return lowered.layers
 
 
 @dataclass(eq=False)
@@ -65,9 +79,10 @@ class _Lower:
     plan: Plan
     target: Target
     families: dict[str, str]
+    choices: dict[str, Choice]
+    layers: dict[str, Layer] = field(default_factory=dict)
     steps: list[Step] = field(default_factory=list)
     sums: list[SumsKernel] = field(default_factory=list)
-    choices: dict[str, Choice] = field(default_factory=dict)
     halos: dict[tuple[str, Kind], Halo] = field(default_factory=dict)
     tensors: dict[tuple[str, Kind], Tensor] = field(default_factory=dict)
     used: set[str] = field(default_factory=set)
@@ -109,7 +124,7 @@ class _Lower:
                 quantizer = value.quantizer if value.holds_codes else None
                 if region.name in self.families:
                     self.choices[region.name] = force(region, region.operation, quantizer, self.families[region.name])
-                else:
+                elif region.name not in self.choices:
                     self.choices[region.name] = choose(region.operation, quantizer, self.target.name)
 
     def _require(self) -> None:
@@ -222,7 +237,9 @@ class _Lower:
             stages=stages,
             stores=tuple(written),
             residuals=tuple(self._tensor(name, "f32", region.name) for name in region.residuals),
+            tile=self.choices[region.name].tile,
         )
+        self.layers[region.name] = layer
         step, sums = lower_layer(layer, self.target, self.schedule, self._unique(f"kernel_{region.name}"))
         self.steps.append(step)
         if sums:
