@@ -83,20 +83,23 @@ def pack_bit_words(bits: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint32]:
     return words[..., None]
 
 
-def pack_byte_words(values: npt.NDArray[np.int8], vectors: int) -> npt.NDArray[np.int32]:
-    """int8[O, C, kh, kw] -> int32[O, 1, kh, kw, ceil(C/4), vectors].
+def pack_byte_words(values: npt.NDArray[np.int8], vectors: int) -> npt.NDArray[Any]:
+    """int8[O, C, kh, kw] -> int32 or int16[O, 1, kh, kw, ceil(C/4), vectors].
 
-    One vector: four bytes to a word. Two vectors: channels 0, 2 and channels 1, 3 of a word as 16-bit pairs.
+    One vector: four bytes to a word. Two vectors: channels 0, 2 and channels 1, 3 of a word as 16-bit pairs. Four
+    vectors: each channel of a word as 16 bits.
     """
     moved = np.moveaxis(values, 1, -1)
     tail = -moved.shape[-1] % 4
     quads = np.pad(moved, [(0, 0)] * 3 + [(0, tail)]).reshape(*moved.shape[:-1], -1, 4)
     if vectors == 1:
         words = np.ascontiguousarray(quads).view(np.int32)
-    else:
+    elif vectors == 2:
         pairs = np.stack([quads[..., [0, 2]], quads[..., [1, 3]]], axis=-2).astype(np.int16)
         words = np.ascontiguousarray(pairs).view(np.int32)[..., 0]
-    result: npt.NDArray[np.int32] = words.reshape(*words.shape[:4], vectors)[:, None]
+    else:
+        words = quads.astype(np.int16)
+    result: npt.NDArray[Any] = words.reshape(*words.shape[:4], vectors)[:, None]
     return result
 
 

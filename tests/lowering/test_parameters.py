@@ -50,7 +50,7 @@ def test_bit_words(seed: int) -> None:
 
 
 @SEEDS
-@pytest.mark.parametrize("vectors", [1, 2])
+@pytest.mark.parametrize("vectors", [1, 2, 4])
 def test_byte_words(seed: int, vectors: int) -> None:
     rng = np.random.default_rng(seed)
     values = rng.integers(-128, 128, (3, 7, 2, 1)).astype(np.int8)
@@ -58,7 +58,7 @@ def test_byte_words(seed: int, vectors: int) -> None:
     assert words.shape == (3, 1, 2, 1, 2, vectors)
     parts = words.view(np.int8 if vectors == 1 else np.int16).reshape(3, 2, 1, 2, vectors, 4 // vectors)
     for o, c, y, x in np.ndindex(values.shape):
-        place = (0, c % 4) if vectors == 1 else (c % 2, c % 4 // 2)
+        place = {1: (0, c % 4), 2: (c % 2, c % 4 // 2), 4: (c % 4, 0)}[vectors]
         assert parts[(o, y, x, c // 4, *place)] == values[o, c, y, x]
     assert parts[:, :, :, 1].reshape(3, 2, -1)[:, :, -1].any() == False  # noqa: E712 - NumPy's bool
 

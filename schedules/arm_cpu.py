@@ -1,0 +1,65 @@
+"""ARM processors: which kernel families a target has, and their register tiles."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from lqcompile.target import Target
+
+from .arm_families import MultiplyWide, Neon, PopcountBytes
+from .problem import ConvShape, Family, SumRule, Tile
+from .words import FloatFma
+
+
+def machine(target: Target) -> Neon:  # noqa: ARG001
+    """The vector operations of `target`."""
+    return Neon()
+
+
+def family(isa: Neon, name: str) -> Any:
+    """The kernel family called `name`: ``popcount``, ``dot8`` or ``float``.
+
+    Raises:
+        KeyError: there is none.
+    """
+    makers: dict[str, Callable[[Neon], Any]] = {
+        "popcount": lambda machine: PopcountBytes(isa=machine),
+        "dot8": lambda machine: MultiplyWide(isa=machine),
+        "float": lambda machine: FloatFma(isa=machine),
+    }
+    return makers[name](isa)
+
+
+def tiles(
+    isa: Neon,
+    kind: Family,  # noqa: ARG001
+    shape: ConvShape,
+    rule: SumRule,
+    pool: tuple[int, int],
+    blocks: int | None = None,
+) -> list[Tile]:
+    """Register tiles, the best first: as many accumulators as fit.
+
+    Args:
+        isa: instruction set.
+        kind: kernel family.
+        shape: loop nest.
+        rule: how sums combine.
+        pool: fused pooling window.
+        blocks: vectors of channels, where they are given by packed weights.
+    """
+    pairs = shape.weight_planes * rule.act_planes
+    window = pool[0] * pool[1]
+    budget = max(1, isa.accumulators // (pairs * window))
+    count = 1 if blocks is None else blocks
+    columns = shape.tile_columns
+    most = max(1, min(columns, budget // count))
+    return [Tile(pixels=-(-columns // -(-columns // most)), blocks=count)]
+
+
+def tile(
+    isa: Neon, kind: Family, shape: ConvShape, rule: SumRule, pool: tuple[int, int], blocks: int | None = None
+) -> Tile:
+    """The best of `tiles`."""
+    return tiles(isa, kind, shape, rule, pool, blocks)[0]
