@@ -22,7 +22,7 @@ from lqcompile.graph.specs import FloatWeights, Int8Weights, LowBitWeights
 from lqcompile.lowering.choose import Choice
 from lqcompile.lowering.driver import Driver, lower_program
 from lqcompile.lowering.lower import lower
-from lqcompile.lowering.outputs import describe
+from lqcompile.lowering.outputs import describe, describe_sums
 from lqcompile.lowering.program import Program, Tensor
 from lqcompile.target import Target, expand, find
 
@@ -212,23 +212,7 @@ def _variant(plan: Plan, program: Program, driver: Driver, target: Target, libra
         "layers": [_layer(plan, name, choice) for name, choice in program.choices.items()],
         "regions": spans,
         "tensors": [describe(tensors[key], plan.values[tensors[key].value or ""], driver.offsets[key]) for key in held],
-        "sums": [
-            {
-                "region": kernel.region,
-                "pairs": list(kernel.pairs),
-                "bits": list(kernel.bits),
-                "shape": list(kernel.shape),
-                "channels": kernel.channels,
-                "single": kernel.single,
-                "elements": sum(tensor.size for tensor in kernel.step.outputs),
-                "signs": kernel.signs.tolist(),
-                "corrections": kernel.corrections.tolist(),
-                "multipliers": [kernel.multipliers[0].tolist(), list(kernel.multipliers[1])]
-                if kernel.multipliers
-                else None,
-            }
-            for kernel in program.sums
-        ],
+        "sums": [describe_sums(kernel) for kernel in program.sums],
     }
 
 

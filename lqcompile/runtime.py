@@ -123,19 +123,14 @@ class CompiledModel:
         region = self._regions[name]
         out = _aligned(4 * entry["elements"]).view(np.int32)
         handle = tvm_ffi.from_dlpack(out)
-        pairs, shape = entry["pairs"], entry["shape"]
-        size = int(np.prod(pairs) * np.prod(shape))
-        signs = np.asarray(entry["signs"], np.int64)
-        corrections = np.asarray(entry["corrections"], np.int64)
         collected = []
         for sample in range(len(values[region["reads"][0]])):
             self._place(region, values, sample)
             if self._sums is None:
                 raise ArtifactError("artifact: holds no kernels for verification; build it again")
             self._sums(*self._memory, handle, index)
-            raw = out[:size].reshape(*pairs, *shape)[..., : entry["channels"]].astype(np.int64)
-            collected.append(np.moveaxis((raw - corrections) * signs, -1, 2))
-        return _combine(np.stack(collected), entry)
+            collected.append(integers(out, entry))
+        return np.stack(collected)
 
     def _place(self, region: dict[str, Any], values: Mapping[str, Array], sample: int) -> list[Array]:
         """Writes what the region reads into the arena; returns the graph inputs of one sample."""
@@ -207,15 +202,28 @@ def set_threads(count: int) -> None:
     tvm_ffi.get_global_func("runtime.config_threadpool")(1, count)
 
 
-def _combine(sums: npt.NDArray[np.int64], entry: dict[str, Any]) -> npt.NDArray[np.int64]:
-    """Plane pairs [N, Kw, Ka, O, OH, OW] to one sum where bases are integers, or where there is one pair."""
+def integers(stored: npt.NDArray[np.int32], entry: Mapping[str, Any]) -> npt.NDArray[np.int64]:
+    """The integers of one sample, from what the kernel of sums stores.
+
+    Args:
+        stored: int32, at least as many as the entry's pairs and shape say.
+        entry: describes the kernel, from the manifest.
+
+    Returns:
+        T int64[O, OH, OW] where bases are integers or there is one sum, else S_ij int64[Kw, Ka, O, OH, OW].
+    """
+    pairs, shape = entry["pairs"], entry["shape"]
+    size = int(np.prod(pairs) * np.prod(shape))
+    raw = stored[:size].reshape(*pairs, *shape)[..., : entry["channels"]].astype(np.int64)
+    corrected = (raw - np.asarray(entry["corrections"], np.int64)) * np.asarray(entry["signs"], np.int64)
+    sums = np.moveaxis(corrected, -1, 2)
     if entry["multipliers"] is not None:
         weights = np.asarray(entry["multipliers"][0], np.int64)
         acts = np.asarray(entry["multipliers"][1], np.int64)
-        result: npt.NDArray[np.int64] = np.einsum("nijohw,oi,j->nohw", sums, weights, acts)
-        return result
+        total: npt.NDArray[np.int64] = np.einsum("ijohw,oi,j->ohw", sums, weights, acts)
+        return total
     weight_bits, act_bits = entry["bits"]
-    return sums[:, 0, 0] if entry["single"] else sums[:, :weight_bits, :act_bits]
+    return sums[0, 0] if entry["single"] else sums[:weight_bits, :act_bits]
 
 
 def _port(entry: dict[str, Any]) -> Port:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from lqcompile.graph.plan import AddValue, Affine, AnyQuantizer, Clamp, Output, Stage, Value
 from lqcompile.graph.specs import Quantizer, UniformQuantizer
 from lqcompile.lowering.parameters import per_channel
-from lqcompile.lowering.program import Tensor
+from lqcompile.lowering.program import SumsKernel, Tensor
 from lqcompile.schedules.epilogue import AddStep, AffineStep, ClampStep, LevelQuantizer, Step, Store, UniformStep
 from lqcompile.schedules.formats import Format, Kind
 
@@ -145,3 +145,19 @@ def describe(tensor: Tensor, value: Value, offset: int) -> dict[str, Any]:
         entry["stored"] = list(make_quantizer(value.quantizer, form.kind).stored)
     entry["decoded"] = value.decoded
     return entry
+
+
+def describe_sums(kernel: SumsKernel) -> dict[str, Any]:
+    """The manifest entry of a kernel that stores integers, as `lqcompile.runtime.integers` reads it."""
+    return {
+        "region": kernel.region,
+        "pairs": list(kernel.pairs),
+        "bits": list(kernel.bits),
+        "shape": list(kernel.shape),
+        "channels": kernel.channels,
+        "single": kernel.single,
+        "elements": sum(tensor.size for tensor in kernel.step.outputs),
+        "signs": kernel.signs.tolist(),
+        "corrections": kernel.corrections.tolist(),
+        "multipliers": [kernel.multipliers[0].tolist(), list(kernel.multipliers[1])] if kernel.multipliers else None,
+    }
