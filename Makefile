@@ -12,7 +12,7 @@ BASE = .venv-demo
 FULL = .venv
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench lint system clean
+.PHONY: help demo test bench lint system board clean
 
 help: ## show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -20,7 +20,7 @@ help: ## show this list
 demo: $(BASE)/.ready ## build, verify and time the shipped model on real images
 	@$(BASE)/bin/lqcompile demo
 
-test: $(FULL)/.ready system lint ## lint, types and all tests
+test: $(FULL)/.ready system board lint ## lint, types and all tests
 	OMP_NUM_THREADS=1 $(FULL)/bin/python -m pytest -n 2 --dist worksteal -q
 
 bench: $(FULL)/.ready system ## every speed claim of the README
@@ -34,8 +34,11 @@ lint: $(FULL)/.ready ## ruff and mypy
 system: ## install system packages that tests use, where that is possible
 	@bash scripts/install-system.sh
 
+board: $(FULL)/.ready system ## make the emulated aarch64 board that tests use, where that is possible
+	@bash scripts/emulated-board.sh $(FULL)/bin/python || echo "The tests that need the emulated board skip."
+
 clean: ## remove the environments and caches
-	rm -rf $(BASE) $(FULL) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(BASE) $(FULL) .board build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 $(BASE)/.ready: $(SOURCES)
 	@echo "Setting up $(BASE) (a minute or two, once) ..."

@@ -1,15 +1,18 @@
 """What the CPU of this machine can do, asked of the operating system.
 
 LLVM does not know every virtual machine (it takes a Sapphire Rapids guest for a Rocket Lake), so the features are read
-from the system and spelled as LLVM spells them. TVM is not needed.
+from the system and spelled as LLVM spells them. TVM is not needed. On 64-bit ARM the kernel's capability bits are read
+(``getauxval``): what ``/proc/cpuinfo`` says is the emulating machine's under qemu-user.
 """
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import platform
 import re
 import subprocess
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -47,6 +50,14 @@ _LINUX_TO_LLVM = {
     },
 }
 
+_AT_HWCAP, _AT_HWCAP2 = 16, 26
+"""Keys of ``getauxval``: Linux's include/uapi/linux/auxvec.h."""
+
+_HWCAP = {0: "fp", 1: "asimd", 3: "aes", 6: "sha2", 7: "crc32", 8: "atomics", 9: "fphp", 10: "asimdhp", 12: "asimdrdm"}
+_HWCAP |= {14: "fcma", 15: "lrcpc", 20: "asimddp", 22: "sve", 23: "asimdfhm"}
+_HWCAP2 = {1: "sve2", 9: "svei8mm", 13: "i8mm", 14: "bf16", 23: "sme"}
+"""Bit to Linux's name of the feature: arch/arm64/include/uapi/asm/hwcap.h, those that kernels may use."""
+
 _APPLE_TO_LLVM = {
     "hw.optional.AdvSIMD": "neon",
     "hw.optional.neon": "neon",
@@ -63,9 +74,13 @@ _BASELINE = {"x86_64": frozenset({"sse", "sse2"}), "aarch64": frozenset({"neon",
 
 
 def machine() -> str:
-    """The architecture: ``x86_64``, ``aarch64``, or what the system calls it in lower case."""
+    """The architecture: ``x86_64``, ``aarch64``, or what the system calls it in lower case.
+
+    It is that of this process: a 32-bit Python on a 64-bit ARM kernel (32-bit Raspberry Pi OS) is ``armv7l``.
+    """
     name = platform.machine().lower()
-    return _MACHINES.get(name, name)
+    name = _MACHINES.get(name, name)
+    return "armv7l" if name == "aarch64" and sys.maxsize < 2**32 else name
 
 
 def system() -> str:
@@ -79,7 +94,9 @@ def cpu_features() -> frozenset[str]:
 
     Where the system does not tell (neither Linux nor macOS), those that the architecture guarantees.
     """
-    if system() == "linux":
+    if system() == "linux" and machine() == "aarch64":
+        found = parse_hwcap(*_auxiliary_values(_AT_HWCAP, _AT_HWCAP2))
+    elif system() == "linux":
         found = parse_cpuinfo(Path("/proc/cpuinfo").read_text(errors="replace"), machine())
     elif system() == "darwin":
         listing = subprocess.run(["/usr/sbin/sysctl", "-a"], capture_output=True, text=True, check=False, timeout=10)
@@ -91,7 +108,9 @@ def cpu_features() -> frozenset[str]:
 
 @functools.cache
 def cpu_name() -> str:
-    """The CPU's name for people, such as ``Intel(R) Xeon(R) Platinum 8481C``."""
+    """The CPU's name for people, such as ``Intel(R) Xeon(R) Platinum 8481C``; of an ARM board the board's name."""
+    if system() == "linux" and machine() == "aarch64":
+        return _board_name() or machine()
     if system() == "linux":
         match = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(errors="replace"), re.MULTILINE)
         if match:
@@ -122,6 +141,18 @@ def parse_cpuinfo(text: str, architecture: str) -> frozenset[str]:
     return normalise(common, architecture)
 
 
+def parse_hwcap(hwcap: int, hwcap2: int) -> frozenset[str]:
+    """Features in the capability bits of a 64-bit ARM Linux, those that every core has.
+
+    Args:
+        hwcap: value of ``getauxval(AT_HWCAP)``.
+        hwcap2: value of ``getauxval(AT_HWCAP2)``.
+    """
+    names = {name for bit, name in _HWCAP.items() if hwcap >> bit & 1}
+    names |= {name for bit, name in _HWCAP2.items() if hwcap2 >> bit & 1}
+    return normalise(names, "aarch64")
+
+
 def parse_sysctl(text: str) -> frozenset[str]:
     """Features in the output of macOS's ``sysctl -a``: both of Apple's and of Intel's processors."""
     features: set[str] = set()
@@ -133,3 +164,16 @@ def parse_sysctl(text: str) -> frozenset[str]:
             # Intel Macs write AVX1.0 for AVX; the rest differs from LLVM's spelling in case alone.
             features.update({"avx1.0": "avx", "bmi1": "bmi"}.get(name, name) for name in value.lower().split())
     return frozenset(features)
+
+
+def _auxiliary_values(*keys: int) -> list[int]:
+    """What the kernel told this process when it started it."""
+    getauxval = ctypes.CDLL(None).getauxval
+    getauxval.argtypes, getauxval.restype = [ctypes.c_ulong], ctypes.c_ulong
+    return [getauxval(key) for key in keys]
+
+
+def _board_name() -> str:
+    """Such as ``Raspberry Pi 4 Model B Rev 1.4``; empty where the system has no device tree."""
+    path = Path("/proc/device-tree/model")
+    return path.read_text(errors="replace").strip("\0\n ") if path.exists() else ""

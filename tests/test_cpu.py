@@ -1,9 +1,12 @@
 """CPU features, from what each operating system prints."""
 
+import ast
 import platform
 import subprocess
+import sys
 
 import pytest
+from board import CPUS, I8MM_CPU, Board
 
 from lqcompile import cpu
 
@@ -52,6 +55,29 @@ def test_linux_arm():
 def test_a_core_that_lacks_a_feature_removes_it():
     little = "Features\t: fp asimd\n"
     assert cpu.parse_cpuinfo(PI_5 + little, "aarch64") == {"fp-armv8", "neon"}
+
+
+def test_capability_bits():
+    assert cpu.parse_hwcap(0x8FB, 0) >= {"fp-armv8", "neon", "crc"}
+    assert not cpu.parse_hwcap(0x8FB, 0) & {"dotprod", "i8mm", "lse"}
+    assert {"dotprod", "lse", "rdm"} <= cpu.parse_hwcap(0x119FFB, 0)
+    assert cpu.parse_hwcap(0, 1 << 13) == {"i8mm"}
+
+
+@pytest.mark.parametrize("device", [*CPUS, I8MM_CPU])
+def test_features_of_the_emulated_board(device):
+    script = "from lqcompile import cpu; print([cpu.machine(), cpu.cpu_name(), sorted(cpu.cpu_features())])"
+    machine, name, features = ast.literal_eval(Board(device).run("-c", script).stdout)
+    assert (machine, name) == ("aarch64", "aarch64")
+    assert {"neon", "fp-armv8"} <= set(features)
+    assert ("dotprod" in features) == (device in ("neoverse-n1", I8MM_CPU))
+    assert ("i8mm" in features) == (device == I8MM_CPU)
+
+
+def test_32_bit_python_on_a_64_bit_arm_kernel(monkeypatch):
+    monkeypatch.setattr(platform, "machine", lambda: "aarch64")
+    monkeypatch.setattr(sys, "maxsize", 2**31 - 1)
+    assert cpu.machine() == "armv7l"
 
 
 def test_no_cpuinfo_lines():

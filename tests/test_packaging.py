@@ -42,6 +42,6 @@ def test_changelog_names_this_version():
     assert re.search(rf"^## {re.escape(PROJECT['project']['version'])}\b", changelog, re.MULTILINE)
 
 
-@pytest.mark.parametrize("path", ["scripts/install-system.sh", ".ci/run"])
+@pytest.mark.parametrize("path", ["scripts/install-system.sh", "scripts/emulated-board.sh", ".ci/run"])
 def test_scripts_can_be_run(path):
     assert (ROOT / path).stat().st_mode & 0o100

@@ -1,0 +1,79 @@
+#!/usr/bin/env bash
+# Make an emulated aarch64 board for the tests: Debian's arm64 Python, the wheels of a device, and a program 'python' that
+# runs it all under qemu-user. Needs no hardware, no privileges and no binfmt_misc.
+#
+#   scripts/emulated-board.sh [HOST_PYTHON]     into .board/, or into $LQCOMPILE_BOARD
+#
+# Says in one line why and exits with 1 where it cannot be made; the tests that need it skip then. What is there and
+# fits is left as it is.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+host_python=${1:-python3}
+board=$(realpath --canonicalize-missing "${LQCOMPILE_BOARD:-.board}")
+
+release=bookworm
+mirror=${LQCOMPILE_DEBIAN_MIRROR:-http://deb.debian.org}
+keyring=/usr/share/keyrings/debian-archive-keyring.gpg
+packages=(libc6 libgcc-s1 libstdc++6 zlib1g libexpat1 libffi8 libssl3 libbz2-1.0 liblzma5 libuuid1 libsqlite3-0
+  libpython3.11-minimal libpython3.11-stdlib python3.11-minimal)
+wheels=(apache-tvm apache-tvm-ffi ml_dtypes numpy typing_extensions)
+
+fail() {
+  echo "emulated-board: $1" >&2
+  exit 1
+}
+
+recipe=$(cat "${BASH_SOURCE[0]}" constraints.txt | sha256sum | cut --characters=1-64)
+if [ "$(cat "$board/.ready" 2>/dev/null)" = "$recipe" ]; then
+  exit 0
+fi
+command -v qemu-aarch64-static >/dev/null || fail "found no qemu-aarch64-static; apt-get install qemu-user-static"
+command -v apt-get >/dev/null || fail "found no apt-get, expected Debian or a system that is made from it"
+[ -r "$keyring" ] || fail "found no $keyring; apt-get install debian-archive-keyring"
+
+echo "Making the emulated board in $board (about 30 seconds, once) ..."
+rm -rf "$board"/{.ready,apt,root,site,python}
+mkdir -p "$board"/apt/{lists/partial,cache/archives/partial,debs} "$board/root"
+touch "$board/apt/status"
+for part in "debian $release" "debian $release-updates" "debian-security $release-security"; do
+  echo "deb [arch=arm64 signed-by=$keyring] $mirror/${part% *} ${part#* } main"
+done >"$board/apt/sources.list"
+
+# An apt of its own: the state, the sources and the architecture of this machine stay as they are.
+private_apt() {
+  apt-get -qq -o APT::Architecture=arm64 -o APT::Architectures=arm64 -o APT::Sandbox::User= \
+    -o Acquire::Languages=none -o Acquire::Retries=3 -o Dir::Etc::SourceList="$board/apt/sources.list" \
+    -o Dir::Etc::SourceParts=- -o Dir::State="$board/apt" -o Dir::State::status="$board/apt/status" \
+    -o Dir::Cache="$board/apt/cache" "$@"
+}
+private_apt update || fail "apt-get could not read $mirror"
+(cd "$board/apt/debs" && private_apt download "${packages[@]}") || fail "apt-get could not download from $mirror"
+for package in "$board"/apt/debs/*.deb; do
+  dpkg-deb --extract "$package" "$board/root"
+done
+rm -rf "$board/apt" "$board"/root/usr/share/{doc,man,locale}
+
+platforms=()
+for version in 2_28 2_27 2_24 2014; do
+  name="manylinux_${version}_aarch64"
+  platforms+=(--platform "${name/_2014/2014}")
+done
+"$host_python" -m pip install --quiet --no-deps --disable-pip-version-check --constraint constraints.txt \
+  "${platforms[@]}" --python-version 3.11 --implementation cp --only-binary :all: --target "$board/site" \
+  "${wheels[@]}" || fail "pip could not download the aarch64 wheels"
+rm -f "$board"/site/tvm/lib/libtvm_{compiler,runtime_cuda}.so
+
+# Debian compiles the standard library when it is installed; a host with the same Python does it in a second here.
+"$host_python" -m compileall -q "$board/root/usr/lib/python3.11" || fail "Python could not compile its library"
+
+# -0 names this program as the interpreter, so that child processes of the device come back into the emulator.
+cat >"$board/python" <<'PROGRAM'
+#!/bin/sh
+# Python of the emulated board. LQCOMPILE_BOARD_CPU is the CPU to emulate (qemu-aarch64-static -cpu help).
+board=$(dirname "$(realpath "$0")")
+exec qemu-aarch64-static -cpu "${LQCOMPILE_BOARD_CPU:-cortex-a72}" -L "$board/root" -0 "$board/python" -U LD_LIBRARY_PATH \
+  -E "PYTHONHOME=$board/root/usr" "$board/root/usr/bin/python3.11" "$@"
+PROGRAM
+chmod +x "$board/python"
+"$board/python" -c 'import ctypes, ssl, sqlite3' || fail "the emulated Python does not start"
+echo "$recipe" >"$board/.ready"
