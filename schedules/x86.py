@@ -16,7 +16,7 @@ def machine(target: Target) -> X86:
     """The vector operations of `target`."""
     return X86(
         lanes=target.lanes,
-        vnni="avx512_vnni" in target.features,
+        vnni=not {"avx512_vnni", "avx_vnni"}.isdisjoint(target.features),
         vector_popcount="avx512_vpopcntdq" in target.features,
     )
 

@@ -15,6 +15,8 @@ from lqcompile.target import find
 INSTRUCTIONS = {
     ("x86-avx2", "popcount"): ["vpshufb", "vpmaddubsw"],
     ("x86-avx2", "dot8"): ["vpmaddwd"],
+    ("x86-avx-vnni", "popcount"): ["vpshufb", "vpdpbusd"],
+    ("x86-avx-vnni", "dot8"): ["vpdpbusd"],
     ("x86-avx512", "popcount"): ["vpternlog", "vpshufb", "vpmaddwd"],
     ("x86-avx512", "dot8"): ["vpmaddwd"],
     ("x86-avx512-vnni", "popcount"): ["vpternlog", "vpshufb", "vpdpbusd"],
@@ -23,6 +25,9 @@ INSTRUCTIONS = {
     ("x86-avx512-vpopcntdq", "dot8"): ["vpdpbusd"],
 }
 
+
+VEX = "{vex}"
+"""Marks instructions of AVX-VNNI: without it the same name is one of AVX-512."""
 
 LABEL = "label"
 """Stands for a jump target between instructions."""
@@ -49,8 +54,8 @@ def functions(assembly: str) -> dict[str, list[str]]:
             name = symbol[1]
         elif symbol:
             found.setdefault(name, []).append(LABEL)
-        elif re.match(r"\s+[a-z]", line):
-            found.setdefault(name, []).append(line.strip())
+        elif re.match(r"\s+(\{vex\}\s+)?[a-z]", line):
+            found.setdefault(name, []).append(line.strip().removeprefix(VEX).strip())
     return found
 
 
@@ -71,9 +76,16 @@ def test_the_matrix_names_every_target() -> None:
 
 def test_it_uses_the_instruction_that_the_target_is_for(kernel: tuple[str, str, list[str]]) -> None:
     name, family, lines = kernel
-    wide = "%ymm" if name == "x86-avx2" else "%zmm"
+    wide = "%ymm" if find(name).lanes == 8 else "%zmm"
     for instruction in INSTRUCTIONS[name, family]:
         assert any(line.startswith(instruction) and wide in line for line in lines), instruction
+
+
+def test_avx_vnni_needs_no_avx512() -> None:
+    plan, families = conv("dot8", integer=True)
+    assembly = compile_plan(plan, find("x86-avx-vnni"), families).assembly()
+    assert "%zmm" not in assembly and "%k1" not in assembly
+    assert assembly.count("vpdpbusd") == len(re.findall(r"\{vex\}\s+vpdpbusd", assembly)) > 0
 
 
 def test_the_float64_epilogue_rounds_each_product(kernel: tuple[str, str, list[str]]) -> None:

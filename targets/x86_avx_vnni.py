@@ -1,0 +1,13 @@
+"""x86-64 with AVX2 and AVX-VNNI: Alder Lake and later client processors, Sierra Forest."""
+
+from lqcompile.target import Target
+
+TARGET = Target(
+    name="x86-avx-vnni",
+    description="x86-64 with AVX2 and AVX-VNNI, without AVX-512 (Alder Lake and later, Sierra Forest)",
+    machine="x86_64",
+    schedule="x86",
+    llvm={"mcpu": "haswell", "mattr": ["+avxvnni"]},
+    features=("avx2", "fma", "bmi2", "popcnt", "avx_vnni"),
+    vector_bits=256,
+)
