@@ -45,3 +45,7 @@ class InputError(LQCompileError, ValueError):
 
 class VerificationError(LQCompileError):
     """The compiled model is not equal to the reference."""
+
+
+class DeviceError(LQCompileError):
+    """A board that cannot be reached, does not answer in time, or does not do what it is asked for."""
