@@ -11,11 +11,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
 from .epilogue import Emitter, Epilogue, fill_halo
-from .isa import Expr, Isa, broadcast, constant, fence, load, registers, vector
+from .isa import Expr, Isa, broadcast, constant, element_bits, fence, load, registers, vector, zero, zeros
 from .problem import (
     PARALLEL_MIN_STEPS,
     ConvShape,
@@ -37,11 +39,29 @@ def contraction(
 ) -> Any:
     """Builds the PrimFunc of a contraction.
 
-    Parameters, in order: input, residuals, packed weights, weight basis (float64 or int32 [planes, channels]; only if
-    there is more than one pair or a float64 epilogue of integers), epilogue parameters, counts workspace (bipolar
-    with shared counts), outputs.
+    Parameters, in order: input, residuals, packed weights, table (only of families that look up), weight basis
+    (float64 or int32 [planes, channels]; only if there is more than one pair or a float64 epilogue of integers),
+    epilogue parameters, counts workspace (bipolar with shared counts), outputs.
     """
     return _Builder(isa, family, shape, tile, rule, epilogue, parallel).build()
+
+
+def tile_weights(words: npt.NDArray[Any], blocks: int, tile_blocks: int, lanes: int) -> npt.NDArray[Any]:
+    """Orders words as the contraction template reads them.
+
+    Args:
+        words: [O, P, kh, kw, W, vectors].
+        blocks: vectors of output channels, padding included.
+        tile_blocks: vectors per tile.
+        lanes: channels per vector.
+
+    Returns:
+        [blocks / tile_blocks, kh, kw, W, P, tile_blocks, vectors, lanes], flat.
+    """
+    outputs = blocks * lanes
+    padded = np.pad(words, [(0, outputs - words.shape[0])] + [(0, 0)] * 5)
+    split = padded.reshape(blocks // tile_blocks, tile_blocks, lanes, *words.shape[1:])
+    return np.ascontiguousarray(split.transpose(0, 4, 5, 6, 3, 1, 7, 2)).ravel()
 
 
 class _Builder:
@@ -67,7 +87,9 @@ class _Builder:
         self.pixels = tile.pixels * window
         self.pairs = shape.weight_planes * rule.act_planes
         taps = shape.kernel[0] * shape.kernel[1] * shape.words
-        self.tasks = (shape.blocks // tile.blocks) * shape.tile_rows
+        self.split = family.channels // isa.lanes
+        self.vectors = tile.blocks * self.split
+        self.tasks = -(-shape.blocks // self.vectors) * shape.tile_rows
         steps = taps * self.pairs * shape.out_height * shape.out_width * shape.blocks
         self.parallel = parallel and self.tasks > 1 and steps >= PARALLEL_MIN_STEPS
 
@@ -85,8 +107,11 @@ class _Builder:
                 T.arg(f"residual{index}", T.buffer((form.size,), form.dtype))
                 for index, form in enumerate(epilogue.residuals())
             ]
-            weights = taps * shape.weight_planes * channels * self.family.vectors
+            packed = -(-shape.blocks // self.vectors) * self.tile.blocks * self.family.channels
+            weights = taps * shape.weight_planes * packed * self.family.vectors
             self.weights = T.arg("weights", T.buffer((weights,), self.family.weight_dtype))
+            if self.family.table_size:
+                self.table = T.arg("table", T.buffer((self.family.table_size,), "uint8"))
             if basis:
                 self.basis = T.arg("basis", T.buffer((shape.weight_planes * channels,), basis))
             parameters = []
@@ -137,17 +162,10 @@ class _Builder:
 
     def _tile(self, block: Expr, row: Expr, column: Expr) -> None:
         shape, isa, family = self.shape, self.isa, self.family
-        kind = f"{family.accumulator}x{isa.lanes}" if not family.flush_steps else f"uint8x{isa.lanes * 4}"
         count = self.pairs * self.pixels * self.tile.blocks
-        accumulators = registers(count, kind)
-        zero = T.broadcast(getattr(T, kind.split("x")[0])(0), int(kind.split("x")[1]))
-        for index in range(count):
-            T.buffer_store(accumulators, zero, [index])
-        totals = accumulators
-        if family.flush_steps:
-            totals = registers(count, vector("int32", isa))
-            for index in range(count):
-                T.buffer_store(totals, constant(0, "int32", isa), [index])
+        kind = f"{family.accumulator}x{isa.lanes * 32 // element_bits(family.accumulator)}"
+        accumulators = zeros(count, kind)
+        totals = zeros(count, f"{family.total}x{family.channels}") if family.flush_steps else accumulators
         y0 = row * shape.pool[0]
         x0 = column * shape.pool[1]
         bases = []
@@ -194,9 +212,7 @@ class _Builder:
         rows, columns = shape.kernel
         pixel, width = shape.source.pixel, shape.source.padded_width
         count = self.pairs * self.pixels * self.tile.blocks
-        levels = registers(3 * count, vector("uint32", self.isa))
-        for index in range(3 * count):
-            T.buffer_store(levels, constant(0, "uint32", self.isa), [index])
+        levels = zeros(3 * count, vector("uint32", self.isa))
 
         def word(r: Expr, c: Expr, k: Expr) -> tuple[Expr, Expr]:
             offset = (r * shape.dilations[0] * width + c * shape.dilations[1]) * pixel + k * family.word_elements
@@ -232,7 +248,6 @@ class _Builder:
         """Up to eight words: seven adders leave one vector of weight 8 to count."""
         isa, family, tile = self.isa, self.family, self.tile
         planes = self.shape.weight_planes
-        zero = constant(0, "uint32", isa)
         counter: Any = family
         for i in range(planes):
             for n in range(tile.blocks):
@@ -243,7 +258,7 @@ class _Builder:
 
                         def bit(position: int, i: int = i, n: int = n, base: Expr = base, j: int = j) -> Expr:
                             if position >= len(words):
-                                return zero
+                                return zero(vector("uint32", isa))
                             offset, at = words[position]
                             weight = load(self.weights, ((at * planes + i) * tile.blocks + n) * isa.lanes, isa)
                             (bits,) = family.activation(self.source, base + j * self.shape.source.plane + offset)
@@ -265,12 +280,11 @@ class _Builder:
     def _flush(self, accumulators: Any, totals: Any) -> None:
         for index in range(self.pairs * self.pixels * self.tile.blocks):
             T.buffer_store(totals, self.family.flush(totals[index], accumulators[index]), [index])
-            lanes = self.isa.lanes * 4
-            T.buffer_store(accumulators, T.broadcast(T.uint8(0), lanes), [index])
+            T.buffer_store(accumulators, zero(str(accumulators.dtype)), [index])
 
     def _words(self, first: Expr, bases: Sequence[Expr], count: int, accumulators: Any) -> None:
         """`count` words of one tap: one weight vector per (plane, block), one broadcast per (pixel, plane)."""
-        shape, isa, family, tile = self.shape, self.isa, self.family, self.tile
+        shape, family, tile = self.shape, self.family, self.tile
         planes, vectors = shape.weight_planes, family.vectors
 
         def body(k: Expr) -> None:
@@ -278,17 +292,14 @@ class _Builder:
             for i in range(planes):
                 for n in range(tile.blocks):
                     at = (((first + k) * planes + i) * tile.blocks + n) * vectors
+                    lanes = family.channels
                     weights.append(
-                        [T.bind(load(self.weights, (at + part) * isa.lanes, isa)) for part in range(vectors)]
+                        [T.bind(self.weights[T.ramp((at + part) * lanes, 1, lanes)]) for part in range(vectors)]
                     )
             for j in range(self.rule.act_planes):
                 for m, base in enumerate(bases):
-                    word = [
-                        T.bind(part)
-                        for part in family.activation(
-                            self.source, base + j * shape.source.plane + k * family.word_elements
-                        )
-                    ]
+                    at = base + j * shape.source.plane + k * family.word_elements
+                    word = [T.bind(part) for part in self._activation(at)]
                     for i in range(planes):
                         for n in range(tile.blocks):
                             index = self._index(i, j, m, n)
@@ -300,6 +311,14 @@ class _Builder:
         else:
             with T.serial(0, count) as k:
                 body(k)
+
+    def _activation(self, index: Expr) -> list[Expr]:
+        """Operands of the word at element `index` of the input."""
+        family: Any = self.family
+        if family.table_size:
+            looked_up: list[Expr] = family.look_up(self.table, self.source, index)
+            return looked_up
+        return self.family.activation(self.source, index)
 
     def _index(self, i: int, j: int, m: int, n: int) -> int:
         return ((i * self.rule.act_planes + j) * self.pixels + m) * self.tile.blocks + n
@@ -318,51 +337,75 @@ class _Builder:
                     base = T.bind(
                         (row * shape.source.padded_width + column) * shape.source.pixel + j * shape.source.plane
                     )
-                    with T.serial(0, shape.words) as k:
+                    with T.serial(0, shape.source.plane // 4) as k:
                         word = T.reinterpret("uint32", self.source[T.ramp(base + k * 4, 1, 4)])
                         T.buffer_store(total, total[0] + T.cast(T.popcount(word), "int32"), [0])
                 T.buffer_store(self.counts, total[0], [(y * columns + x) * rule.act_planes + j])
 
-    def _sum(self, totals: Any, i: int, j: int, m: int, n: int, position: tuple[Expr, Expr]) -> Expr:
-        """S_ij of pixel m and block n, int32 vector (float32 for the float family)."""
-        value = totals[self._index(i, j, m, n)]
-        if self.family.accumulator == "float32":
-            return value
-        value = (
-            T.cast(value, vector("int32", self.isa))
-            if self.family.accumulator == "int32"
-            else T.reinterpret(vector("int32", self.isa), value)
-        )
-        if not self.rule.bipolar:
+    def _sum(self, totals: Any, i: int, j: int, m: int, n: Expr, position: tuple[Expr, Expr]) -> Expr:
+        """S_ij of pixel m and vector n of the tile, int32 (float32 for the float family)."""
+        value = self._total(totals, i, j, m, n)
+        if self.family.accumulator == "float32" or not self.rule.bipolar:
             return value
         if self.rule.mask_plane >= 0:
-            count = T.reinterpret(vector("int32", self.isa), totals[self._index(self.rule.mask_plane, j, m, n)])
+            count = self._total(totals, self.rule.mask_plane, j, m, n)
         else:
             y, x = position
             count = broadcast(self.counts[(y * self.shape.out_width + x) * self.rule.act_planes + j], self.isa)
         return value + value - count
+
+    def _total(self, totals: Any, i: int, j: int, m: int, n: Expr) -> Expr:
+        """What was accumulated for pixel m and vector n of `lanes` channels: int32 (float32 for the float family)."""
+        isa = self.isa
+        wide = vector("int32", isa)
+        if self.split > 1:
+            at = self._index(i, j, m, 0) * self.family.channels + n * isa.lanes
+            return T.cast(totals[T.ramp(at, 1, isa.lanes)], wide)
+        value = totals[self._index(i, j, m, n)]
+        return value if self.family.accumulator == "float32" else T.reinterpret(wide, value)
+
+    def _narrow(self, totals: Any) -> Any:
+        """Totals of families whose vectors hold more channels than the epilogue takes: as single elements."""
+        channels = self.family.channels
+        count = self.pairs * self.pixels * self.tile.blocks
+        elements = registers(count * channels, self.family.total)
+        for index in range(count):
+            T.buffer_store(elements, totals[index], [T.ramp(index * channels, 1, channels)])
+        return elements
 
     def _finish(self, block: Expr, row: Expr, column: Expr, totals: Any) -> None:
         """Sums to values, pooled over the window, to the epilogue."""
         shape, tile = self.shape, self.tile
         window = shape.pool[0] * shape.pool[1]
         offsets = self._offsets()
-        for pixel in range(tile.pixels):
-            for n in range(tile.blocks):
-                pooled: Expr = None
-                for m in range(pixel * window, (pixel + 1) * window):
-                    position = (row * shape.pool[0] + offsets[m][0], column * shape.pool[1] + offsets[m][1])
-                    if self.epilogue.mode == "sums":
-                        self._store_sums(totals, m, n, position, block)
-                        continue
-                    value = self._value(totals, m, n, position, (block * tile.blocks + n) * self.isa.lanes)
-                    pooled = value if pooled is None else T.bind(T.max(pooled, value))
-                if self.epilogue.mode != "sums":
-                    self.emitter.emit(pooled, row, column + pixel, block * tile.blocks + n)
+        first = T.bind(block * self.vectors)
 
-    def _store_sums(self, totals: Any, m: int, n: int, position: tuple[Expr, Expr], block: Expr) -> None:
+        def finish(pixel: int, n: Expr) -> None:
+            pooled: Expr = None
+            for m in range(pixel * window, (pixel + 1) * window):
+                position = (row * shape.pool[0] + offsets[m][0], column * shape.pool[1] + offsets[m][1])
+                if self.epilogue.mode == "sums":
+                    self._store_sums(totals, m, n, position, first)
+                    continue
+                value = self._value(totals, m, n, position, (first + n) * self.isa.lanes)
+                pooled = value if pooled is None else T.bind(T.max(pooled, value))
+            if self.epilogue.mode != "sums":
+                self.emitter.emit(pooled, row, column + pixel, first + n)
+
+        if self.split == 1:
+            for pixel in range(tile.pixels):
+                for n in range(tile.blocks):
+                    finish(pixel, n)
+            return
+        totals = self._narrow(totals)
+        # The last wide vector may hold more channels than there are.
+        with T.serial(0, T.min(self.vectors, shape.blocks - first)) as n:
+            for pixel in range(tile.pixels):
+                finish(pixel, n)
+
+    def _store_sums(self, totals: Any, m: int, n: Expr, position: tuple[Expr, Expr], first: Expr) -> None:
         shape, rule = self.shape, self.rule
-        channel = (block * self.tile.blocks + n) * self.isa.lanes
+        channel = (first + n) * self.isa.lanes
         stride = shape.out_height * shape.out_width
         for i in range(rule.weight_basis):
             for j in range(rule.act_planes):
@@ -371,8 +414,8 @@ class _Builder:
                 at = pixel * (shape.blocks * self.isa.lanes) + channel
                 T.buffer_store(self.outputs[0], value, [T.ramp(at, 1, self.isa.lanes)])
 
-    def _value(self, totals: Any, m: int, n: int, position: tuple[Expr, Expr], channel: Expr) -> Expr:
-        """Y of pixel m and block n: int32 (integer mode), float64, or float32 (float family)."""
+    def _value(self, totals: Any, m: int, n: Expr, position: tuple[Expr, Expr], channel: Expr) -> Expr:
+        """Y of pixel m and vector n of the tile: int32 (integer mode), float64, or float32 (float family)."""
         rule, isa = self.rule, self.isa
         channels = self.shape.blocks * isa.lanes
         if self.family.accumulator == "float32":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+import numpy as np
 from tvm.script.ir_builder import tirx as T
 
 Expr = Any
@@ -58,6 +59,25 @@ def fence(value: Expr, dtype: str) -> Expr:
     return T.call_llvm_pure_intrin(dtype, "llvm.arithmetic.fence", value)
 
 
+def element_bits(dtype: str) -> int:
+    """Bits of one element, such as 8 of ``uint8``."""
+    return np.dtype(dtype).itemsize * 8
+
+
+def zero(dtype: str) -> Expr:
+    """A vector of zeros, `dtype` such as ``uint8x32``."""
+    element, lanes = dtype.split("x")
+    return T.broadcast(getattr(T, element)(0), int(lanes))
+
+
 def registers(count: int, dtype: str) -> Expr:
     """`count` values (scalars or vectors) that LLVM keeps in registers."""
     return T.alloc_buffer((count,), dtype, scope="global", annotations=STACK)
+
+
+def zeros(count: int, dtype: str) -> Expr:
+    """`count` vectors of zeros that LLVM keeps in registers."""
+    held = registers(count, dtype)
+    for index in range(count):
+        T.buffer_store(held, zero(dtype), [index])
+    return held

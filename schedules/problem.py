@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
+import numpy.typing as npt
+
 from .epilogue import Epilogue
 from .formats import Format
 from .isa import Expr, Isa
@@ -23,7 +26,7 @@ class ConvShape:
         kernel, strides, dilations: (rows, columns).
         origin: (row, column) of the first tap of output (0, 0), counted in the padded input.
         out_height, out_width: of the convolution, before pooling.
-        blocks: vectors of output channels.
+        blocks: vectors of output channels, `lanes` each.
         words: words of one tap (one plane).
         weight_planes: planes of the weights, mask planes included.
         pool: window and stride of a fused max-pooling, (1, 1) for none.
@@ -54,7 +57,7 @@ class ConvShape:
 
 @dataclass(frozen=True, kw_only=True)
 class Tile:
-    """Register tile: `pixels` outputs (after pooling) by `blocks` vectors of channels."""
+    """Register tile: `pixels` outputs (after pooling) by `blocks` vectors of the family's channels."""
 
     pixels: int
     blocks: int
@@ -70,6 +73,18 @@ class Family(Protocol):
     @property
     def vectors(self) -> int:
         """Weight vectors per word."""
+
+    @property
+    def channels(self) -> int:
+        """Output channels of a vector: the lanes of the ISA, or a multiple of them."""
+
+    @property
+    def total(self) -> str:
+        """Dtype of what `flush` adds to: int32, or the type that `channels` lanes need where those are more."""
+
+    @property
+    def table_size(self) -> int:
+        """Bytes of a constant table that `Lookup` families read; 0 for the others."""
 
     @property
     def weight_dtype(self) -> str:
@@ -99,6 +114,16 @@ class Family(Protocol):
     @property
     def carry_save(self) -> bool:
         """Whether words are summed bitwise (`CarrySave`) before they are counted."""
+
+
+class Lookup(Protocol):
+    """A family whose activation operands are rows of a table."""
+
+    def table(self) -> npt.NDArray[np.uint8]:
+        """The table, flat."""
+
+    def look_up(self, table: Any, source: Any, index: Expr) -> list[Expr]:
+        """In place of `Family.activation`."""
 
 
 class CarrySave(Protocol):

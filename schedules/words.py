@@ -6,9 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy.typing as npt
 from tvm.script.ir_builder import tirx as T
 
+from .contraction import contraction, tile_weights
+from .epilogue import Epilogue
 from .isa import Expr, Isa, broadcast
+from .problem import ConvShape, SumRule, Tile
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,10 +30,28 @@ class Words:
     flush_steps: int = 0
     word_elements: int = 4
     carry_save: bool = False
+    total: str = "int32"
+    table_size: int = 0
+
+    @property
+    def channels(self) -> int:
+        """One output channel for each lane."""
+        return self.isa.lanes
 
     def flush(self, total: Expr, accumulator: Expr) -> Expr:
         """`total` plus the accumulator, for families that do not widen."""
         return total + accumulator
+
+    def contraction(
+        self, shape: ConvShape, tile: Tile, rule: SumRule, epilogue: Epilogue, parallel: bool = True
+    ) -> Any:
+        """The PrimFunc of a contraction; a family with a loop nest of its own overrides this and `pack`."""
+        family: Any = self
+        return contraction(self.isa, family, shape, tile, rule, epilogue, parallel)
+
+    def pack(self, words: npt.NDArray[Any], shape: ConvShape, tile: Tile) -> npt.NDArray[Any]:
+        """Words [O, P, kh, kw, W, vectors] in the order in which `contraction` reads them, flat."""
+        return tile_weights(words, shape.blocks, tile.blocks, self.isa.lanes)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,11 +27,13 @@ from lqcompile.graph.specs import Int8Weights, LowBitWeights, Quantizer, Uniform
 from lqcompile.lowering import parameters as pack
 from lqcompile.lowering.outputs import affine_parameters, make_steps, make_store, zero_code
 from lqcompile.lowering.program import Step, SumsKernel, Tensor
-from lqcompile.schedules.contraction import contraction
 from lqcompile.schedules.epilogue import Epilogue, Store
 from lqcompile.schedules.formats import round_up
 from lqcompile.schedules.problem import ConvShape, SumRule, Tile, basis_dtype, output_shapes, workspace_size
 from lqcompile.target import Target
+
+Operands = tuple[npt.NDArray[Any], ...]
+"""Packed weights, and the table of families that have one."""
 
 LARGEST_SUM = (1 << 31) - 1
 """Integer sums live in int32."""
@@ -138,8 +140,11 @@ class _Lowering:
         epilogue, arrays = self._epilogue(mode)
         shape = self._shape(words)
         tile = layer.tile or self.schedule.tile(self.isa, self.family, shape, rule, self.pool)
-        function = contraction(self.isa, self.family, shape, tile, rule, epilogue)
-        constants = [pack.tile_weights(words, self.blocks, tile.blocks, self.isa.lanes)]
+        function = self.family.contraction(shape, tile, rule, epilogue)
+        wide = -(-self.blocks * self.isa.lanes // self.family.channels)
+        packed = pack.tile_weights(words, wide, tile.blocks, self.family.channels)
+        operands = (packed, self.family.table()) if self.family.table_size else (packed,)
+        constants = [*operands]
         dtype = basis_dtype(rule, epilogue)
         if dtype:
             constants.append(self._basis(basis, rule, dtype))
@@ -155,7 +160,7 @@ class _Lowering:
         )
         if not exact:
             return step, None
-        return step, self._sums_kernel(shape, tile, rule, constants[0])
+        return step, self._sums_kernel(shape, tile, rule, operands)
 
     def tiles(self) -> list[Tile]:
         layer = self.layer
@@ -412,14 +417,14 @@ class _Lowering:
         size = workspace_size(shape, rule)
         return (Tensor(key=key, dtype="int32", size=size),) if size else ()
 
-    def _sums_kernel(self, shape: ConvShape, tile: Tile, rule: SumRule, packed: npt.NDArray[Any]) -> SumsKernel:
+    def _sums_kernel(self, shape: ConvShape, tile: Tile, rule: SumRule, operands: Operands) -> SumsKernel:
         layer, operation = self.layer, self.layer.operation
         plain = replace(shape, pool=(1, 1))
         if self.pool != (1, 1):
             tile = self.schedule.tile(self.isa, self.family, plain, rule, (1, 1), blocks=tile.blocks)
         epilogue = Epilogue(mode="sums", steps=(), stores=())
         name = f"{self.name}_sums"
-        function = contraction(self.isa, self.family, plain, tile, rule, epilogue, parallel=False)
+        function = self.family.contraction(plain, tile, rule, epilogue, parallel=False)
         ((dtype, size),) = output_shapes(plain, rule, epilogue, self.isa)
         outputs = (
             *self._workspace(plain, rule, f"{name}.counts"),
@@ -437,7 +442,7 @@ class _Lowering:
             region=layer.region.name,
             function=function,
             inputs=(layer.source.key,),
-            constants=(packed,),
+            constants=operands,
             outputs=outputs,
         )
         return SumsKernel(
