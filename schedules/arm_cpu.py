@@ -1,4 +1,9 @@
-"""ARM processors: which kernel families a target has, and their register tiles."""
+"""ARM processors: which kernel families a target has, and their register tiles.
+
+A family is one class: `Words` or `BitWords` (words.py) with `activation` (what a word of the input becomes), `step`
+(one word into an accumulator) and, where accumulators are narrow, `flush`. arm_popcount.py and arm_dot8.py hold those of
+ARM; `popcount` and `dot8` say which one a machine gets, by what `Neon` (neon.py) knows of it.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +12,26 @@ from typing import Any
 
 from lqcompile.target import Target
 
-from .arm_families import MultiplyWide, Neon, PopcountBytes
+from .arm_dot8 import MultiplyWide
+from .arm_popcount import PopcountBytes
+from .neon import Neon
 from .problem import ConvShape, Family, SumRule, Tile
 from .words import FloatFma
 
 
-def machine(target: Target) -> Neon:  # noqa: ARG001
+def machine(target: Target) -> Neon:
     """The vector operations of `target`."""
-    return Neon()
+    return Neon(dot_product="asimddp" in target.features, matrix="i8mm" in target.features)
+
+
+def popcount(isa: Neon) -> PopcountBytes:
+    """The popcount family of this machine."""
+    return PopcountBytes(isa=isa)
+
+
+def dot8(isa: Neon) -> MultiplyWide:
+    """The family of 8-bit products of this machine."""
+    return MultiplyWide(isa=isa)
 
 
 def family(isa: Neon, name: str) -> Any:
@@ -24,8 +41,8 @@ def family(isa: Neon, name: str) -> Any:
         KeyError: there is none.
     """
     makers: dict[str, Callable[[Neon], Any]] = {
-        "popcount": lambda machine: PopcountBytes(isa=machine),
-        "dot8": lambda machine: MultiplyWide(isa=machine),
+        "popcount": popcount,
+        "dot8": dot8,
         "float": lambda machine: FloatFma(isa=machine),
     }
     return makers[name](isa)

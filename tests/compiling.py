@@ -50,16 +50,20 @@ class Compiled:
         return text
 
     def load(self, seed: int = 0) -> CompiledModel:
-        """The loaded network, with rubbish in its arena: a kernel must not rely on what was there."""
+        """The loaded network, see `model`."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "network.so"
+            path.write_bytes(link(self.executable))
+            return self.model(runtime.load_module(str(path)), seed)
+
+    def model(self, library: Any, seed: int = 0) -> CompiledModel:
+        """The network of a library, with rubbish in its arena: a kernel must not rely on what was there."""
         variant = _variant(self.plan, self.program, self.driver, self.target, "", "")
         ports = {
             "inputs": [{"name": v.name, "shape": list(v.shape), "dtype": "float32"} for v in self.plan.inputs],
             "outputs": [{"name": n, "shape": list(s), "dtype": "float32"} for n, _, s in self.plan.outputs],
         }
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "network.so"
-            path.write_bytes(link(self.executable))
-            model = CompiledModel(ports, variant, runtime.load_module(str(path)), self.driver.parameters)
+        model = CompiledModel(ports, variant, library, self.driver.parameters)
         model._arena[:] = np.random.default_rng(seed).integers(0, 256, model._arena.size)
         return model
 
