@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 from tvm.script.ir_builder import tirx as T
 
@@ -45,13 +46,19 @@ class Words:
     def contraction(
         self, shape: ConvShape, tile: Tile, rule: SumRule, epilogue: Epilogue, parallel: bool = True
     ) -> Any:
-        """The PrimFunc of a contraction; a family with a loop nest of its own overrides this and `pack`."""
+        """The PrimFunc of a contraction; a family with a loop nest of its own overrides this and `operands`."""
         family: Any = self
         return contraction(self.isa, family, shape, tile, rule, epilogue, parallel)
 
-    def pack(self, words: npt.NDArray[Any], shape: ConvShape, tile: Tile) -> npt.NDArray[Any]:
-        """Words [O, P, kh, kw, W, vectors] in the order in which `contraction` reads them, flat."""
-        return tile_weights(words, shape.blocks, tile.blocks, self.isa.lanes)
+    def operands(self, words: npt.NDArray[Any], shape: ConvShape, tile: Tile) -> tuple[npt.NDArray[Any], ...]:
+        """Words [O, P, kh, kw, W, vectors] in the order in which `contraction` reads them, flat, and the table if any."""
+        blocks = -(-shape.blocks * self.isa.lanes // self.channels)
+        packed = tile_weights(words, blocks, tile.blocks, self.channels)
+        return (packed, self.table()) if self.table_size else (packed,)
+
+    def table(self) -> npt.NDArray[np.uint8]:
+        """The constant table of a family with `table_size`; most have none."""
+        return np.empty(0, np.uint8)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -141,9 +141,7 @@ class _Lowering:
         shape = self._shape(words)
         tile = layer.tile or self.schedule.tile(self.isa, self.family, shape, rule, self.pool)
         function = self.family.contraction(shape, tile, rule, epilogue)
-        wide = -(-self.blocks * self.isa.lanes // self.family.channels)
-        packed = pack.tile_weights(words, wide, tile.blocks, self.family.channels)
-        operands = (packed, self.family.table()) if self.family.table_size else (packed,)
+        operands = self.family.operands(words, shape, tile)
         constants = [*operands]
         dtype = basis_dtype(rule, epilogue)
         if dtype:
@@ -190,7 +188,7 @@ class _Lowering:
         if not isinstance(weights, LowBitWeights) or not isinstance(quantizer, Quantizer):
             return False
         plain = not weights.offset.any() and not quantizer.offset
-        if self.layer.family != "popcount" or weights.bits != 1 or quantizer.bits != 1 or not plain:
+        if self.layer.family == "dot8" or weights.bits != 1 or quantizer.bits != 1 or not plain:
             return False
         return self.pool == (1, 1) or not bool((weights.basis * quantizer.basis < 0).any())
 
@@ -218,11 +216,12 @@ class _Lowering:
                 np.empty(0),
             )
         if not isinstance(quantizer, Quantizer):
-            raise TypeError("popcount needs low-bit codes")
+            raise TypeError("plane pairs need low-bit codes")
         planes = pack.weight_planes(operation, self.flips)
+        words = pack.pack_nibbles(planes.bits) if layer.family == "lut" else pack.pack_bit_words(planes.bits)
         if mode == "integer" and self._one_pair():
             rule = SumRule(bipolar=True, mask_plane=planes.mask_plane, act_integers=(1,), weighted=False)
-            return rule, pack.pack_bit_words(planes.bits), np.empty(0)
+            return rule, words, np.empty(0)
         multipliers = planes.integers if is_integer(operation, quantizer) else None
         integer = multipliers is not None
         ones = float(quantizer.offset) != 0.0
@@ -236,7 +235,7 @@ class _Lowering:
             weight_basis=planes.basis.shape[1],
             weighted=not (mode == "real" and self._inner_only()),
         )
-        return rule, pack.pack_bit_words(planes.bits), planes.basis if multipliers is None else multipliers
+        return rule, words, planes.basis if multipliers is None else multipliers
 
     def _basis(self, basis: npt.NDArray[Any], rule: SumRule, dtype: str) -> npt.NDArray[Any]:
         planes = max(rule.weight_basis, basis.shape[1])
@@ -432,9 +431,9 @@ class _Lowering:
         )
         multipliers = None
         weights, quantizer = operation.weights, layer.quantizer
-        if layer.family == "popcount" and is_integer(operation, quantizer):
+        if layer.family != "dot8" and is_integer(operation, quantizer):
             if not isinstance(weights, LowBitWeights) or not isinstance(quantizer, Quantizer):
-                raise TypeError("popcount needs low-bit weights and codes")
+                raise TypeError("plane pairs need low-bit weights and codes")
             acts = tuple(int(value) for value in quantizer.basis)
             multipliers = (weights.basis.astype(np.int64), acts)
         step = Step(

@@ -83,6 +83,12 @@ def pack_bit_words(bits: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint32]:
     return words[..., None]
 
 
+def pack_nibbles(bits: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """uint8[O, P, C, kh, kw] -> uint8[O, P, kh, kw, 4 ceil(C/32), 2]: four channels to a byte, low nibbles first."""
+    octets = pack_bit_words(bits)[..., 0].view(np.uint8)
+    return np.stack([octets & 15, octets >> 4], axis=-1)
+
+
 def pack_byte_words(values: npt.NDArray[np.int8], vectors: int) -> npt.NDArray[Any]:
     """int8[O, C, kh, kw] -> int32 or int16[O, 1, kh, kw, ceil(C/4), vectors].
 
@@ -106,24 +112,6 @@ def pack_byte_words(values: npt.NDArray[np.int8], vectors: int) -> npt.NDArray[A
 def pack_float_words(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """float32[O, C, kh, kw] -> float32[O, 1, kh, kw, C, 1]."""
     return np.ascontiguousarray(np.moveaxis(values, 1, -1))[:, None, ..., None]
-
-
-def tile_weights(words: npt.NDArray[Any], blocks: int, tile_blocks: int, lanes: int) -> npt.NDArray[Any]:
-    """Orders words as the contraction template reads them.
-
-    Args:
-        words: [O, P, kh, kw, W, vectors].
-        blocks: vectors of output channels, padding included.
-        tile_blocks: vectors per tile.
-        lanes: channels per vector.
-
-    Returns:
-        [blocks / tile_blocks, kh, kw, W, P, tile_blocks, vectors, lanes], flat.
-    """
-    outputs = blocks * lanes
-    padded = np.pad(words, [(0, outputs - words.shape[0])] + [(0, 0)] * 5)
-    split = padded.reshape(blocks // tile_blocks, tile_blocks, lanes, *words.shape[1:])
-    return np.ascontiguousarray(split.transpose(0, 4, 5, 6, 3, 1, 7, 2)).ravel()
 
 
 def per_channel(values: npt.ArrayLike, count: int, dtype: str, fill: float = 0.0) -> npt.NDArray[Any]:

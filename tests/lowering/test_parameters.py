@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from lqcompile.schedules.contraction import tile_weights
 from plans import random_int8, random_low_bit, random_quantizer, random_uniform
 
 from lqcompile.graph.plan import Affine, AnyQuantizer, AnyWeights, Clamp, Contraction, Geometry, Output, Value
@@ -28,7 +29,7 @@ def test_tile_weights_put_every_word_in_its_place(seed: int) -> None:
     blocks = tile_blocks * 2
     outputs += lanes
     array = rng.integers(0, 1 << 32, (outputs, planes, rows, columns, words, vectors)).astype(np.uint32)
-    flat = pack.tile_weights(array, blocks, tile_blocks, lanes)
+    flat = tile_weights(array, blocks, tile_blocks, lanes)
     assert flat.shape == (blocks * lanes * planes * rows * columns * words * vectors,)
     tiled = flat.reshape(blocks // tile_blocks, rows, columns, words, planes, tile_blocks, vectors, lanes)
     for place in np.ndindex(tiled.shape):
