@@ -16,8 +16,9 @@ import numpy.typing as npt
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
+from .combine import combine
 from .epilogue import Emitter, Epilogue, fill_halo
-from .isa import Expr, Isa, broadcast, constant, element_bits, fence, load, registers, vector, zero, zeros
+from .isa import Expr, Isa, broadcast, element_bits, load, registers, vector, zero, zeros
 from .problem import (
     PARALLEL_MIN_STEPS,
     ConvShape,
@@ -420,29 +421,9 @@ class _Builder:
         channels = self.shape.blocks * isa.lanes
         if self.family.accumulator == "float32":
             return T.bind(self._sum(totals, 0, 0, m, n, position))
-        if rule.act_integers:
-            total = None
-            for i in range(rule.weight_basis):
-                inner = None
-                for j, multiplier in enumerate(rule.act_integers):
-                    term = self._sum(totals, i, j, m, n, position)
-                    term = term if multiplier == 1 else term * constant(multiplier, "int32", isa)
-                    inner = term if inner is None else inner + term
-                if basis_dtype(rule, self.epilogue):
-                    inner = inner * load(self.basis, i * channels + channel, isa)
-                total = inner if total is None else total + inner
-            total = T.bind(total)
-            return total if self.epilogue.mode == "integer" else T.bind(T.cast(total, vector("float64", isa)))
-        double = vector("float64", isa)
-        total = None
-        for i in range(rule.weight_basis):
-            inner = None
-            for j, factor in enumerate(rule.act_basis):
-                term = T.cast(self._sum(totals, i, j, m, n, position), double)
-                term = fence(constant(factor, "float64", isa) * term, double)
-                inner = term if inner is None else inner + term
-            if not rule.weighted:
-                return T.bind(inner)
-            term = fence(load(self.basis, i * channels + channel, isa) * inner, double)
-            total = term if total is None else total + term
-        return T.bind(total)
+
+        def sum_of(i: int, j: int) -> Expr:
+            return self._sum(totals, i, j, m, n, position)
+
+        basis = self.basis if basis_dtype(rule, self.epilogue) else None
+        return combine(isa, rule, self.epilogue, basis, channels, channel, sum_of)

@@ -51,7 +51,7 @@ class Words:
         return contraction(self.isa, family, shape, tile, rule, epilogue, parallel)
 
     def operands(self, words: npt.NDArray[Any], shape: ConvShape, tile: Tile) -> tuple[npt.NDArray[Any], ...]:
-        """Words [O, P, kh, kw, W, vectors] in the order in which `contraction` reads them, flat, and the table if any."""
+        """Words [O, P, kh, kw, W, vectors] in the order in which `contraction` reads them, flat; the table if any."""
         blocks = -(-shape.blocks * self.isa.lanes // self.channels)
         packed = tile_weights(words, blocks, tile.blocks, self.channels)
         return (packed, self.table()) if self.table_size else (packed,)
