@@ -44,7 +44,7 @@ def contraction(
     (float64 or int32 [planes, channels]; only if there is more than one pair or a float64 epilogue of integers),
     epilogue parameters, counts workspace (bipolar with shared counts), outputs.
     """
-    return _Builder(isa, family, shape, tile, rule, epilogue, parallel).build()
+    return ContractionBuilder(isa, family, shape, tile, rule, epilogue, parallel).build()
 
 
 def tile_weights(words: npt.NDArray[Any], blocks: int, tile_blocks: int, lanes: int) -> npt.NDArray[Any]:
@@ -65,7 +65,9 @@ def tile_weights(words: npt.NDArray[Any], blocks: int, tile_blocks: int, lanes: 
     return np.ascontiguousarray(split.transpose(0, 4, 5, 6, 3, 1, 7, 2)).ravel()
 
 
-class _Builder:
+class ContractionBuilder:
+    """Emits a contraction; a loop nest of another kind overrides `accumulate` and `total`."""
+
     def __init__(
         self,
         isa: Isa,
@@ -95,6 +97,7 @@ class _Builder:
         self.parallel = parallel and self.tasks > 1 and steps >= PARALLEL_MIN_STEPS
 
     def build(self) -> Any:
+        """The PrimFunc."""
         isa, shape, epilogue = self.isa, self.shape, self.epilogue
         channels = shape.blocks * isa.lanes
         basis = basis_dtype(self.rule, epilogue)
@@ -162,11 +165,7 @@ class _Builder:
         ]
 
     def _tile(self, block: Expr, row: Expr, column: Expr) -> None:
-        shape, isa, family = self.shape, self.isa, self.family
-        count = self.pairs * self.pixels * self.tile.blocks
-        kind = f"{family.accumulator}x{isa.lanes * 32 // element_bits(family.accumulator)}"
-        accumulators = zeros(count, kind)
-        totals = zeros(count, f"{family.total}x{family.channels}") if family.flush_steps else accumulators
+        shape = self.shape
         y0 = row * shape.pool[0]
         x0 = column * shape.pool[1]
         bases = []
@@ -174,11 +173,28 @@ class _Builder:
             y = (y0 + dy) * shape.strides[0] + shape.origin[0]
             x = (x0 + dx) * shape.strides[1] + shape.origin[1]
             bases.append(T.bind((y * shape.source.padded_width + x) * shape.source.pixel))
+        self._finish(block, row, column, self.accumulate(block, bases))
+
+    def accumulate(self, block: Expr, bases: Sequence[Expr]) -> Any:
+        """Sums of a tile over all taps.
+
+        Args:
+            block: index of the vectors of channels.
+            bases: element of the input at which the first tap of each pixel starts.
+
+        Returns:
+            What `total` reads.
+        """
+        family, isa = self.family, self.isa
+        count = self.pairs * self.pixels * self.tile.blocks
+        kind = f"{family.accumulator}x{isa.lanes * 32 // element_bits(family.accumulator)}"
+        accumulators = zeros(count, kind)
+        totals = zeros(count, f"{family.total}x{family.channels}") if family.flush_steps else accumulators
         if family.carry_save:
             self._carry_save_taps(block, bases, totals)
         else:
             self._taps(block, bases, accumulators, totals)
-        self._finish(block, row, column, totals)
+        return totals
 
     def _taps(self, block: Expr, bases: Sequence[Expr], accumulators: Any, totals: Any) -> None:
         shape = self.shape
@@ -345,17 +361,17 @@ class _Builder:
 
     def _sum(self, totals: Any, i: int, j: int, m: int, n: Expr, position: tuple[Expr, Expr]) -> Expr:
         """S_ij of pixel m and vector n of the tile, int32 (float32 for the float family)."""
-        value = self._total(totals, i, j, m, n)
+        value = self.total(totals, i, j, m, n)
         if self.family.accumulator == "float32" or not self.rule.bipolar:
             return value
         if self.rule.mask_plane >= 0:
-            count = self._total(totals, self.rule.mask_plane, j, m, n)
+            count = self.total(totals, self.rule.mask_plane, j, m, n)
         else:
             y, x = position
             count = broadcast(self.counts[(y * self.shape.out_width + x) * self.rule.act_planes + j], self.isa)
         return value + value - count
 
-    def _total(self, totals: Any, i: int, j: int, m: int, n: Expr) -> Expr:
+    def total(self, totals: Any, i: int, j: int, m: int, n: Expr) -> Expr:
         """What was accumulated for pixel m and vector n of `lanes` channels: int32 (float32 for the float family)."""
         isa = self.isa
         wide = vector("int32", isa)
