@@ -120,7 +120,7 @@ def build(
         if dump:
             dump.write(f"4_{variant.name}.s", executable.mod.inspect_source("asm"))
         library, params = f"lib/{variant.name}.so", f"params/{variant.name}.bin"
-        members[library], members[params] = link(executable), driver.parameters
+        members[library], members[params] = link(executable, variant.system), driver.parameters
         variants.append(_variant(plan, program, driver, variant, library, params))
     tell("writing the artifact", 0.99)
     manifest = _manifest(plan, path, data, machine, variants)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import subprocess
 import sys
 import tempfile
@@ -33,25 +34,36 @@ def compile_driver(driver: Driver, target: Target) -> Any:
         raise BuildError(f"target {target.name!r}: TVM cannot compile the network: {line}") from error
 
 
-def link(executable: Any) -> bytes:
+def link(executable: Any, system: str = "linux") -> bytes:
     """The shared library of an executable.
+
+    Args:
+        executable: what `compile_driver` made.
+        system: operating system that loads it, as `lqcompile.target.Target` names it.
 
     Raises:
         BuildError: linking failed.
     """
+    linker = functools.partial(_link, LINKERS[system])
+    linker.output_format = "so"  # type: ignore[attr-defined]
     with tempfile.TemporaryDirectory(prefix="lqcompile-") as folder:
         path = Path(folder) / "network.so"
-        executable.export_library(str(path), fcompile=_lld)
+        executable.export_library(str(path), fcompile=linker)
         return path.read_bytes()
 
 
-def _lld(output: str, objects: Sequence[str], options: Sequence[str] = (), **_: object) -> None:
-    """Links with the lld of the ziglang wheel; TVM calls it with object files."""
-    command = [sys.executable, "-m", "ziglang", "ld.lld", "-shared", "-o", output, *objects, *options]
+LINKERS = {
+    "linux": ("ld.lld", "-shared"),
+    # Zig's own linker signs the library, without which Apple's processors refuse it.
+    "darwin": ("cc", "-target", "aarch64-macos", "-shared", "-nostdlib", "-Wl,-undefined,dynamic_lookup"),
+}
+"""Subcommand and options of the ziglang wheel for each operating system."""
+
+
+def _link(linker: Sequence[str], output: str, objects: Sequence[str], options: Sequence[str] = (), **_: object) -> None:
+    """Links with the ziglang wheel; TVM calls it with object files."""
+    command = [sys.executable, "-m", "ziglang", *linker, "-o", output, *objects, *options]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode:
         message = (result.stderr.strip().splitlines() or ["no message"])[-1]
-        raise BuildError(f"linker (ziglang ld.lld): exit code {result.returncode}: {message}; reinstall 'ziglang'")
-
-
-_lld.output_format = "so"  # type: ignore[attr-defined]
+        raise BuildError(f"linker (ziglang {linker[0]}): exit code {result.returncode}: {message}; reinstall 'ziglang'")

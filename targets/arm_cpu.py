@@ -1,12 +1,11 @@
-"""Any 64-bit ARM processor: ARMv8-A with its NEON unit."""
+"""Any 64-bit ARM processor: one artifact that carries a variant per instruction set."""
 
 from lqcompile.target import Target
 
 TARGET = Target(
     name="arm-cpu",
-    description="64-bit ARM (ARMv8-A), any processor",
+    description="64-bit ARM on Linux; one artifact, the best variant is picked at load",
     machine="aarch64",
     schedule="arm_cpu",
-    llvm={"mtriple": "aarch64-linux-gnu", "mcpu": "cortex-a72"},
-    features=("asimd",),
+    variants=("arm-neon", "arm-dotprod", "arm-i8mm"),
 )

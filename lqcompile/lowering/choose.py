@@ -14,17 +14,35 @@ from dataclasses import dataclass
 from lqcompile.errors import UnsupportedError
 from lqcompile.graph.plan import AnyQuantizer, Contraction, Region, is_integer
 from lqcompile.graph.specs import LowBitWeights, Quantizer
+from lqcompile.schedules.formats import round_up
 from lqcompile.schedules.problem import Tile
 
 RATES = {
-    "x86-avx2": {"popcount": 212.0, "dot8": 33.0},
+    "x86-avx2": {"popcount": 306.0, "lut": 441.0, "dot8": 54.0},
     "x86-avx-vnni": {"popcount": 77.0, "dot8": 48.0},
     "x86-avx512": {"popcount": 450.0, "dot8": 53.0},
     "x86-avx512-vnni": {"popcount": 400.0, "dot8": 236.0},
     "x86-avx512-vpopcntdq": {"popcount": 273.0, "dot8": 96.0},
-    "arm-cpu": {"popcount": 85.0, "dot8": 8.0},
+    "arm-neon": {"popcount": 85.0, "dot8": 4.0},
+    "arm-dotprod": {"popcount": 85.0, "dot8": 4.0},
+    "arm-i8mm": {"popcount": 85.0, "dot8": 4.0},
+    "raspberry-pi-3": {"popcount": 41.0, "dot8": 4.0},
+    "raspberry-pi-4": {"popcount": 85.0, "dot8": 4.0},
+    "raspberry-pi-5": {"popcount": 85.0, "dot8": 4.0},
+    "neoverse-n1": {"popcount": 85.0, "dot8": 4.0},
+    "neoverse-v1": {"popcount": 85.0, "dot8": 4.0},
+    "apple-m1": {"popcount": 85.0, "dot8": 4.0},
 }
-"""Multiply-accumulates: of one plane pair (popcount), of one 8-bit product (dot8)."""
+"""Multiply-accumulates: of one plane pair (popcount, lut), of one 8-bit product (dot8).
+
+Targets offer the families of their row; all serve 8-bit and float weights.
+"""
+
+LUT_CHANNELS = 32
+"""Output channels of a vector of the `lut` family: others are multiplied in vain."""
+
+LUT_LARGEST_SUM = (1 << 16) - 1
+"""Its totals are 16 bits wide: it serves no layer of more inputs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +75,7 @@ def choose(contraction: Contraction, quantizer: AnyQuantizer | None, target: str
 
     `quantizer` is that of the codes the contraction reads; decoded levels count as float32.
     """
-    families = serving(contraction, quantizer)
+    families = serving(contraction, quantizer, target)
     if families == ("float",):
         return Choice(family="float", reason=_float_reason(contraction, quantizer))
     if families == ("dot8",):
@@ -65,19 +83,32 @@ def choose(contraction: Contraction, quantizer: AnyQuantizer | None, target: str
     pairs = contraction.weights.bits * (quantizer.bits if quantizer else 0)
     if families == ("popcount",):
         return Choice(family="popcount", reason=f"bases are not integers, {pairs} plane pairs")
-    popcount, dot8 = RATES[target]["popcount"] / pairs, RATES[target]["dot8"]
-    best, other = ("popcount", "dot8") if popcount > dot8 else ("dot8", "popcount")
-    ratio = max(popcount, dot8) / min(popcount, dot8)
-    return Choice(family=best, reason=f"cost table: {ratio:.1f} x {other} at {pairs} plane pairs")
+    costs = sorted((_cost(family, contraction, pairs, target), family) for family in families)
+    (least, best), (more, other) = costs[:2]
+    return Choice(family=best, reason=f"cost table: {more / least:.1f} x {other} at {pairs} plane pairs")
 
 
-def force(region: Region, contraction: Contraction, quantizer: AnyQuantizer | None, family: str) -> Choice:
+def _cost(family: str, contraction: Contraction, pairs: int, target: str) -> float:
+    """Time per multiply-accumulate, relative to the other families."""
+    cost = (1 if family == "dot8" else pairs) / RATES[target][family]
+    if family != "lut":
+        return cost
+    outputs, height, width = contraction.out_shape
+    if height * width == 1:
+        # One pixel uses each weight once: bytes decide, and look-ups take weights of twice the size.
+        return 2 * cost
+    return cost * round_up(outputs, LUT_CHANNELS) / outputs
+
+
+def force(
+    region: Region, contraction: Contraction, quantizer: AnyQuantizer | None, family: str, target: str
+) -> Choice:
     """The family that was asked for, if it computes the contraction.
 
     Raises:
         UnsupportedError: it does not.
     """
-    families = serving(contraction, quantizer)
+    families = serving(contraction, quantizer, target)
     if family not in families:
         raise UnsupportedError(
             f"node {region.name!r} ({region.op_type}): found kernel family {family!r} asked for, expected "
@@ -86,12 +117,14 @@ def force(region: Region, contraction: Contraction, quantizer: AnyQuantizer | No
     return Choice(family=family, reason="asked for")
 
 
-def serving(contraction: Contraction, quantizer: AnyQuantizer | None) -> tuple[str, ...]:
+def serving(contraction: Contraction, quantizer: AnyQuantizer | None, target: str) -> tuple[str, ...]:
     """The families that compute a contraction whose input holds codes of `quantizer` (None: float32)."""
     integer = is_integer(contraction, quantizer)
-    if isinstance(contraction.weights, LowBitWeights) and isinstance(quantizer, Quantizer):
-        return ("popcount", "dot8") if integer else ("popcount",)
-    return ("dot8",) if integer else ("float",)
+    if not isinstance(contraction.weights, LowBitWeights) or not isinstance(quantizer, Quantizer):
+        return ("dot8",) if integer else ("float",)
+    inputs = contraction.in_shape[0] * contraction.geometry.kernel[0] * contraction.geometry.kernel[1]
+    tables = ("lut",) if "lut" in RATES[target] and inputs <= LUT_LARGEST_SUM else ()
+    return ("popcount", *tables, "dot8") if integer else ("popcount", *tables)
 
 
 def _float_reason(contraction: Contraction, quantizer: AnyQuantizer | None) -> str:
