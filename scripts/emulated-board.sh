@@ -16,7 +16,7 @@ mirror=${LQCOMPILE_DEBIAN_MIRROR:-http://deb.debian.org}
 keyring=/usr/share/keyrings/debian-archive-keyring.gpg
 packages=(libc6 libgcc-s1 libstdc++6 zlib1g libexpat1 libffi8 libssl3 libbz2-1.0 liblzma5 libuuid1 libsqlite3-0
   libpython3.11-minimal libpython3.11-stdlib python3.11-minimal)
-wheels=(apache-tvm apache-tvm-ffi ml_dtypes numpy typing_extensions)
+wheels=(apache-tvm apache-tvm-ffi numpy rich typer)
 
 fail() {
   echo "emulated-board: $1" >&2
@@ -58,7 +58,7 @@ for version in 2_28 2_27 2_24 2014; do
   name="manylinux_${version}_aarch64"
   platforms+=(--platform "${name/_2014/2014}")
 done
-"$host_python" -m pip install --quiet --no-deps --disable-pip-version-check --constraint constraints.txt \
+"$host_python" -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
   "${platforms[@]}" --python-version 3.11 --implementation cp --only-binary :all: --target "$board/site" \
   "${wheels[@]}" || fail "pip could not download the aarch64 wheels"
 rm -f "$board"/site/tvm/lib/libtvm_{compiler,runtime_cuda}.so

@@ -3,8 +3,12 @@
 What it can do is what the emulated CPU can do; how long it takes means nothing.
 """
 
+import contextlib
 import os
+import re
+import signal
 import subprocess
+import threading
 from pathlib import Path
 
 import pytest
@@ -47,3 +51,54 @@ class Board:
     def command(self, *arguments):
         """Arguments for subprocess that start the device's Python; they want `environment`."""
         return [str(FOLDER / "python"), *map(str, arguments)]
+
+    @contextlib.contextmanager
+    def serve(self, *options):
+        """Run ``lqcompile serve`` on the device for the length of a block; gives a `Served`."""
+        process = subprocess.Popen(
+            self.command("-m", "lqcompile", "serve", "--port", "0", *options),
+            env=self.environment,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        served = Served(process)
+        try:
+            served.port = int(served.wait_for(r"serving on 127\.0\.0\.1:(\d+)")[1])
+            yield served
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            served.reader.join()
+
+
+class Served:
+    """A running server: `port`, `process`, and the `lines` that it has logged."""
+
+    def __init__(self, process):
+        self.process = process
+        self.port = None
+        self.lines = []
+        self.changed = threading.Condition()
+        self.reader = threading.Thread(target=self._read, daemon=True)
+        self.reader.start()
+
+    def wait_for(self, pattern, timeout_s=60):
+        """Wait for a line of the log that the pattern is found in; gives the match."""
+        with self.changed:
+            self.changed.wait_for(lambda: self._find(pattern) or not self.reader.is_alive(), timeout_s)
+            found = self._find(pattern)
+        assert found, f"found no line like {pattern!r} in the server's log:\n" + "".join(self.lines)
+        return found
+
+    def _find(self, pattern):
+        return next((match for line in self.lines if (match := re.search(pattern, line))), None)
+
+    def _read(self):
+        for line in self.process.stderr:
+            with self.changed:
+                self.lines.append(line)
+                self.changed.notify_all()
+        with self.changed:
+            self.changed.notify_all()

@@ -16,6 +16,7 @@ LAYERS = {
     "files": 1,
     "target": 1,
     "targets": 1,
+    "addresses": 1,
     "conditions": 1,
     "message": 1,
     "integer_basis": 2,
@@ -35,12 +36,16 @@ LAYERS = {
     "float_twin": 5,
     "runtime": 6,
     "board": 7,
+    "registration": 6,
+    "session": 6,
+    "serve": 8,
     "build": 6,
+    "select": 6,
     "peers": 6,
     "verify": 7,
     "bench": 7,
-    "cli": 8,
-    "__main__": 9,
+    "cli": 9,
+    "__main__": 10,
 }
 """Part of the package to its height: a part imports parts that are not higher."""
 
