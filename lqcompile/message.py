@@ -33,7 +33,7 @@ def unpack(message: bytes) -> tuple[dict[str, Any], dict[str, Array]]:
     """Take a message apart.
 
     Returns:
-        the values, and the arrays by name; they are views of `message` and cannot be written to.
+        the values, and the arrays by name, each in memory of its own.
 
     Raises:
         ValueError: the block is not as `pack` made it.
@@ -44,7 +44,7 @@ def unpack(message: bytes) -> tuple[dict[str, Any], dict[str, Array]]:
     for name, code, shape in head["arrays"]:
         dtype = np.dtype(code)
         count = int(np.prod(shape, dtype=np.int64))
-        arrays[name] = np.frombuffer(data, dtype, count, start).reshape(shape)
+        arrays[name] = np.frombuffer(data, dtype, count, start).reshape(shape).copy()
         start += count * dtype.itemsize
     if start != len(data):
         raise ValueError(f"found {len(data)} bytes of arrays, expected {start}")
