@@ -12,6 +12,7 @@ from .words import FloatFma
 from .x86_families import X86, DotPairs, DotVnni, PopcountBytes, PopcountCarrySave, PopcountLanes
 
 
+from .x86_lut import Lookup
 def machine(target: Target) -> X86:
     """The vector operations of `target`."""
     return X86(
@@ -34,7 +35,7 @@ def dot8(isa: X86) -> DotVnni | DotPairs:
 
 
 def family(isa: X86, name: str) -> Any:
-    """The kernel family called `name`: ``popcount``, ``dot8`` or ``float``.
+    """The kernel family called `name`: ``popcount``, ``lut``, ``dot8`` or ``float``.
 
     Raises:
         KeyError: there is none.
@@ -47,6 +48,7 @@ def family(isa: X86, name: str) -> Any:
     return makers[name](isa)
 
 
+        "lut": lambda machine: Lookup(isa=machine),
 LATENCY = 5
 """Cycles from one step of an accumulator to the next."""
 
@@ -83,11 +85,12 @@ def tile(
     taps = shape.kernel[0] * shape.kernel[1] * shape.words
     best: tuple[float, Tile] | None = None
     for count in (8, 4, 2, 1) if blocks is None else (blocks,):
-        if shape.blocks % count or (count > budget and count > 1 and blocks is None):
+        if vectors % count or (count > budget and count > 1 and blocks is None):
             continue
         most = max(1, min(columns, budget // count))
         pixels = -(-columns // -(-columns // most))  # tiles of equal width: the last one repeats as little as it can
         weights = shape.weight_planes * count * kind.vectors
+    vectors = -(-shape.blocks * isa.lanes // kind.channels)
         work = pairs * pixels * window * count
         loads = (weights + rule.act_planes * pixels * window) / 2
         block_bytes = taps * weights * isa.lanes * 4
@@ -99,5 +102,5 @@ def tile(
         if best is None or cost < best[0]:
             best = (cost, Tile(pixels=pixels, blocks=count))
     if best is None:
-        raise ValueError(f"no tile of {blocks} vectors divides {shape.blocks}")
+        raise ValueError(f"no tile of {blocks} vectors divides {vectors}")
     return best[1]

@@ -23,6 +23,7 @@ RATES = {
     "x86-avx512": {"popcount": 450.0, "dot8": 53.0},
     "x86-avx512-vnni": {"popcount": 400.0, "dot8": 236.0},
     "x86-avx512-vpopcntdq": {"popcount": 273.0, "dot8": 96.0},
+    "x86-amx": {"popcount": 273.0, "dot8": 344.0},
     "arm-neon": {"popcount": 85.0, "dot8": 4.0},
     "arm-dotprod": {"popcount": 85.0, "dot8": 4.0},
     "arm-i8mm": {"popcount": 85.0, "dot8": 4.0},
@@ -97,12 +98,11 @@ def _cost(family: str, contraction: Contraction, pairs: int, target: str) -> flo
     if height * width == 1:
         # One pixel uses each weight once: bytes decide, and look-ups take weights of twice the size.
         return 2 * cost
-    return cost * round_up(outputs, LUT_CHANNELS) / outputs
+    padded: int = round_up(outputs, LUT_CHANNELS)
+    return cost * padded / outputs
 
 
-def force(
-    region: Region, contraction: Contraction, quantizer: AnyQuantizer | None, family: str, target: str
-) -> Choice:
+def force(region: Region, contraction: Contraction, quantizer: AnyQuantizer | None, family: str, target: str) -> Choice:
     """The family that was asked for, if it computes the contraction.
 
     Raises:

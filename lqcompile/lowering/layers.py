@@ -218,10 +218,10 @@ class _Lowering:
         if not isinstance(quantizer, Quantizer):
             raise TypeError("plane pairs need low-bit codes")
         planes = pack.weight_planes(operation, self.flips)
-        words = pack.pack_nibbles(planes.bits) if layer.family == "lut" else pack.pack_bit_words(planes.bits)
+        packed = pack.pack_nibbles(planes.bits) if layer.family == "lut" else pack.pack_bit_words(planes.bits)
         if mode == "integer" and self._one_pair():
             rule = SumRule(bipolar=True, mask_plane=planes.mask_plane, act_integers=(1,), weighted=False)
-            return rule, words, np.empty(0)
+            return rule, packed, np.empty(0)
         multipliers = planes.integers if is_integer(operation, quantizer) else None
         integer = multipliers is not None
         ones = float(quantizer.offset) != 0.0
@@ -235,7 +235,7 @@ class _Lowering:
             weight_basis=planes.basis.shape[1],
             weighted=not (mode == "real" and self._inner_only()),
         )
-        return rule, words, planes.basis if multipliers is None else multipliers
+        return rule, packed, planes.basis if multipliers is None else multipliers
 
     def _basis(self, basis: npt.NDArray[Any], rule: SumRule, dtype: str) -> npt.NDArray[Any]:
         planes = max(rule.weight_basis, basis.shape[1])

@@ -39,7 +39,7 @@ from lqcompile.target import Target
 
 Halo = tuple[int, int, int, int]
 
-KINDS: dict[str, Kind] = {"popcount": "bits", "dot8": "u8", "float": "f32"}
+KINDS: dict[str, Kind] = {"popcount": "bits", "lut": "bits", "dot8": "u8", "float": "f32"}
 """What each kernel family reads."""
 
 INPUT_CHANNELS = 4
@@ -123,7 +123,9 @@ class _Lower:
                 value = self._value(region.inputs[0])
                 quantizer = value.quantizer if value.holds_codes else None
                 if region.name in self.families:
-                    self.choices[region.name] = force(region, region.operation, quantizer, self.families[region.name])
+                    self.choices[region.name] = force(
+                        region, region.operation, quantizer, self.families[region.name], self.target.name
+                    )
                 elif region.name not in self.choices:
                     self.choices[region.name] = choose(region.operation, quantizer, self.target.name)
 

@@ -24,7 +24,7 @@ from plans import (
 
 from lqcompile.graph.plan import AddValue, Clamp, Contraction, Geometry, MaxPool, Plan
 from lqcompile.graph.specs import LowBitWeights, Quantizer
-from lqcompile.lowering.choose import serving
+from lqcompile.lowering.choose import RATES, serving
 from lqcompile.reference import execute_region
 from lqcompile.target import Target, find
 
@@ -72,8 +72,12 @@ def fit(quantizer, stream):
     return replace(quantizer, thresholds=np.quantile(stream, np.arange(1, count + 1) / (count + 1), method="lower"))
 
 
-def every_family(rng: np.random.Generator, channels: int) -> tuple[Plan, dict[str, str], np.ndarray]:
+def every_family(
+    rng: np.random.Generator, channels: int, target: str = "x86-avx2"
+) -> tuple[Plan, dict[str, str], np.ndarray]:
     """Contractions of every kind on one input, with the family of each."""
+    plane_families = [family for family in RATES[target] if family != "dot8"]
+    integer_families = list(RATES[target])
     builder = Sampled(rng, (channels, 8, 9))
     families = {}
 
@@ -91,7 +95,7 @@ def every_family(rng: np.random.Generator, channels: int) -> tuple[Plan, dict[st
     for integer in (False, True):
         bits, act_bits = BITS[rng.integers(len(BITS))]
         codes = builder.quantized_input(random_quantizer(rng, act_bits, integer=integer, offset=True))
-        for family in ("popcount", "dot8") if integer else ("popcount", "popcount"):
+        for family in integer_families if integer else plane_families * (2 // len(plane_families)):
             group = GROUPS[channels] if rng.integers(2) else 1
             outputs = group * int(rng.integers(1, 14))
             geometry = random_geometry(rng, group)
@@ -161,7 +165,7 @@ def skip_unless_runnable(target: Target) -> None:
 @pytest.mark.parametrize("name", X86)
 def test_every_family_equals_the_reference(name: str, channels: int) -> None:
     skip_unless_runnable(find(name))
-    plan, families, x = every_family(np.random.default_rng([X86.index(name), channels]), channels)
+    plan, families, x = every_family(np.random.default_rng([X86.index(name), channels]), channels, name)
     compiled = compile_plan(plan, find(name), families)
     assert {region: choice.family for region, choice in compiled.program.choices.items()} == families
     check_equal(plan, compiled.load(), x)
@@ -172,6 +176,28 @@ def test_what_follows_a_contraction_equals_the_reference(name: str) -> None:
     skip_unless_runnable(find(name))
     plan, x = tails(np.random.default_rng(X86.index(name)))
     check_equal(plan, compile_plan(plan, find(name)).load(), x)
+
+
+@pytest.mark.parametrize("channels", [7, 16, 48])
+@pytest.mark.parametrize("name", X86)
+def test_outputs_of_different_padding_equal_the_reference(name: str, channels: int) -> None:
+    """Bit planes pad channels to 32, float32 and bytes to 16: vectors of the former must not reach the next pixel."""
+    skip_unless_runnable(find(name))
+    rng = np.random.default_rng([X86.index(name), channels])
+    builder = Sampled(rng, (channels, 8, 8))
+    around = Geometry(kernel=(3, 3), pads=(1, 1, 1, 1))
+    families, stream = {}, None
+    for family in ("popcount", "dot8", "popcount", "popcount"):
+        if stream is None:
+            codes = builder.quantized_input(random_quantizer(rng, 2, integer=True))
+        weights = random_low_bit(rng, (channels, channels, 3, 3), 2, integer=True)
+        stages = (random_affine(rng, channels), *(() if stream is None else (AddValue(name=stream.name),)))
+        own = (random_affine(rng, channels), Clamp(low=0.0, high=np.inf))
+        coder = random_quantizer(rng, 2, integer=True)
+        stream, codes = builder.contract(codes, weights, around, stages, ((None, False, ()), (coder, False, own)))
+        families[builder.regions[-1].name] = family
+    plan = builder.finish(stream)
+    check_equal(plan, compile_plan(plan, find(name), families).load(), builder.held["x"])
 
 
 @pytest.mark.parametrize(("integer", "edges"), [(True, "int8"), (False, "float")])
@@ -207,7 +233,7 @@ def test_float_layers_are_close_to_the_reference(name: str) -> None:
 def test_vector_popcount_equals_the_reference(target: Target) -> None:
     runs_on = find("x86-avx512-vnni" if target.lanes == 16 else "x86-avx2")
     skip_unless_runnable(runs_on)
-    plan, families, x = every_family(np.random.default_rng(target.lanes), 70)
+    plan, families, x = every_family(np.random.default_rng(target.lanes), 70, target.name)
     check_equal(plan, compile_plan(plan, target, families).load(), x)
 
 
@@ -226,11 +252,12 @@ def test_linear_layers_equal_the_reference(name: str) -> None:
     check_equal(plan, compile_plan(plan, find(name), families).load(), builder.held["x"])
 
 
-def test_every_family_is_in_the_matrix() -> None:
+@pytest.mark.parametrize("name", X86)
+def test_every_family_is_in_the_matrix(name: str) -> None:
     rng = np.random.default_rng(0)
-    plan, families, _ = every_family(rng, 3)
+    plan, families, _ = every_family(rng, 3, name)
     possible = set()
     for region in plan.regions:
         if isinstance(region.operation, Contraction):
-            possible.update(serving(region.operation, plan.values[region.inputs[0]].quantizer))
-    assert set(families.values()) == possible == {"popcount", "dot8"}
+            possible.update(serving(region.operation, plan.values[region.inputs[0]].quantizer, name))
+    assert set(families.values()) == possible == set(RATES[name])

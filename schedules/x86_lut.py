@@ -1,0 +1,72 @@
+"""Table look-ups on AVX2 (``lut``): VPSHUFB picks partial sums for 32 output channels at a time.
+
+Four codes of a plane are a nibble, and so are four weights of a plane. For each byte of codes a table holds the sums of
+its two nibbles with all 16 nibbles of weights: popcounts, 0 to 4. Weights are the indices, with output channels in the
+byte lanes: one VPSHUFB and one VPADDB do 128 multiply-accumulates of a plane pair. Method: T-MAC (Wei et al., 2024),
+with weights and codes in each other's place, so that one constant table serves all inputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from tvm.script.ir_builder import tirx as T
+
+from .isa import Expr
+from .words import Words
+
+CHANNELS = 32
+"""Output channels of a vector: its byte lanes."""
+
+ROW_BYTES = 32
+"""One row for each byte of codes: 16 sums for its low nibble, then 16 for its high one."""
+
+LARGEST_TOTAL = (1 << 16) - 1
+"""Totals are 16 bits wide: no more inputs than that."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lookup(Words):
+    """Popcounts of 8 channels by two look-ups, in byte counters that are flushed every 31 steps."""
+
+    accumulator: str = "uint8"
+    weight_dtype: str = "uint8"
+    vectors: int = 2
+    flush_steps: int = 31
+    word_elements: int = 1
+    cycles: float = 1.0
+    total: str = "uint16"
+    table_size: int = 256 * ROW_BYTES
+
+    @property
+    def channels(self) -> int:
+        """One output channel for each byte."""
+        return CHANNELS
+
+    def table(self) -> npt.NDArray[np.uint8]:
+        """uint8[256, 2, 16], flat: popcounts of (low, high) nibble of a byte and each nibble of weights."""
+        byte = np.arange(256, dtype=np.uint8)
+        nibbles = np.stack([byte & 15, byte >> 4], axis=1)
+        counts: npt.NDArray[np.uint8] = np.bitwise_count(nibbles[:, :, None] & byte[:16])
+        return counts.ravel()
+
+    def look_up(self, table: Any, source: Any, index: Expr) -> list[Expr]:
+        """Two rows of 16 sums, each in both halves of a vector (VBROADCASTI128)."""
+        row = T.bind(T.cast(source[index], "int32") * ROW_BYTES)
+        halves = [T.reinterpret("uint64x2", table[T.ramp(row + start, 1, 16)]) for start in (0, 16)]
+        return [T.reinterpret("uint8x32", T.Shuffle([half, half], [0, 1, 0, 1])) for half in halves]
+
+    def step(self, accumulator: Expr, activation: Sequence[Expr], weight: Sequence[Expr]) -> Expr:
+        """Adds the sums of both nibbles."""
+        for sums, nibbles in zip(activation, weight, strict=True):
+            found = T.call_llvm_pure_intrin("uint8x32", "llvm.x86.avx2.pshuf.b", sums, nibbles)
+            accumulator = accumulator + found
+        return accumulator
+
+    def flush(self, total: Expr, accumulator: Expr) -> Expr:
+        """Widens the counters."""
+        return total + T.cast(accumulator, "uint16x32")
