@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lqcompile
 from lqcompile.artifact import write_artifact
@@ -24,11 +24,18 @@ from lqcompile.lowering.driver import Driver, lower_program
 from lqcompile.lowering.lower import lower
 from lqcompile.lowering.outputs import describe, describe_sums
 from lqcompile.lowering.program import Program, Tensor
+from lqcompile.schedules.problem import Tile
+from lqcompile.select import measurable, select_kernels
 from lqcompile.target import Target, expand, find
 
 TOOLS = ("apache-tvm", "apache-tvm-ffi", "onnx", "onnx-ir", "numpy", "ziglang")
 
 Progress = Callable[[str, float], None]
+
+Selection = Literal["table", "measure"]
+
+MEASURING = 0.7
+"""Share of the time of a build that measuring takes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,8 +49,10 @@ class BuildReport:
         onnx_bytes: size of the model file.
         packed_weights_bytes: low-bit and 8-bit weights, packed.
         artifact_bytes: size of the artifact.
-        layers: of the most demanding variant: name, op, weight_bits, act_bits, kernel and reason of each contraction.
+        layers: of the most demanding variant that was chosen for by measurement, or of the most demanding of all: name,
+            op, weight_bits, act_bits, kernel and reason of each contraction, and the candidates that were timed.
         variants: names, from the least to the most demanding.
+        measured: names of the variants whose kernels were chosen by measurement.
     """
 
     artifact: Path
@@ -54,6 +63,7 @@ class BuildReport:
     artifact_bytes: int
     layers: tuple[dict[str, Any], ...]
     variants: tuple[str, ...]
+    measured: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
         """The report with stable keys."""
@@ -68,6 +78,7 @@ class BuildReport:
             },
             "layers": list(self.layers),
             "variants": list(self.variants),
+            "measured": list(self.measured),
         }
 
 
@@ -76,6 +87,7 @@ def build(
     *,
     target: str,
     output: str | Path,
+    select: Selection = "table",
     strict: bool = False,
     dump_ir: str | Path | None = None,
     progress: Progress | None = None,
@@ -86,6 +98,8 @@ def build(
         model: ONNX file that follows the contract (docs/onnx-contract.md).
         target: name of a target; `lqcompile.target.names` lists them.
         output: the artifact to write; whole or not at all.
+        select: how kernels are chosen: by the cost table, or by measuring all candidates on this machine (for the
+            variants that it can run).
         strict: refuse instead of computing a low-bit layer in float32.
         dump_ir: folder for the plan, the Relax module, the driver and the LLVM code of each variant.
         progress: called with what is being done and the share that is done, 0 to 1.
@@ -97,6 +111,7 @@ def build(
     path, artifact = Path(model), Path(output)
     tell = progress or (lambda _text, _share: None)
     machine = find(target)
+    measured = measurable(machine) if select == "measure" else []
     check_writable(artifact)
     tell("reading the model", 0.0)
     plan = make_plan(load_checked(path))
@@ -107,9 +122,12 @@ def build(
     variants: list[dict[str, Any]] = []
     members: dict[str, bytes] = {}
     targets = expand(machine)
+    choices = _measure(plan, measured, tell)
+    begin = MEASURING if measured else 0.0
     for index, variant in enumerate(targets):
-        tell(f"compiling for {variant.name}", (index + 0.1) / (len(targets) + 0.1))
-        program = lower(plan, variant)
+        share = (index + 0.1) / (len(targets) + 0.1)
+        tell(f"compiling for {variant.name}", begin + (1 - begin) * share)
+        program = lower(plan, variant, choices=choices.get(variant.name))
         if strict:
             _refuse_fallback(plan, program.choices)
         module, driver = lower_program(program)
@@ -133,9 +151,22 @@ def build(
         onnx_bytes=len(data),
         packed_weights_bytes=_packed_bytes(plan),
         artifact_bytes=artifact.stat().st_size,
-        layers=tuple(variants[-1]["layers"]),
+        layers=tuple(next((v for v in reversed(variants) if v["name"] in choices), variants[-1])["layers"]),
         variants=tuple(variant.name for variant in targets),
+        measured=tuple(choices),
     )
+
+
+def _measure(plan: Plan, targets: Sequence[Target], tell: Progress) -> dict[str, dict[str, Choice]]:
+    """Choices by region name, by target name."""
+    choices = {}
+    for index, variant in enumerate(targets):
+
+        def move(doing: str, done: float, variant: Target = variant, index: int = index) -> None:
+            tell(f"{doing} for {variant.name}", MEASURING * (index + done) / len(targets))
+
+        choices[variant.name] = select_kernels(plan, variant, move)
+    return choices
 
 
 class _Dump:
@@ -229,7 +260,16 @@ def _layer(plan: Plan, name: str, choice: Choice) -> dict[str, Any]:
         "act_bits": act_bits,
         "kernel": choice.family,
         "reason": choice.reason,
+        "tile": _tile(choice.tile),
+        "measured": [
+            {"kernel": candidate.family, "tile": _tile(candidate.tile), "us": round(time, 3)}
+            for candidate, time in choice.measured
+        ],
     }
+
+
+def _tile(tile: Tile | None) -> list[int] | None:
+    return None if tile is None else [tile.pixels, tile.blocks]
 
 
 def _packed_bytes(plan: Plan) -> int:

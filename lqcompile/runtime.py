@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,8 +47,8 @@ class CompiledModel:
         self.outputs = [_port(entry) for entry in manifest["outputs"]]
         self._run = library["run"]
         self._sums = library["sums"] if variant["sums"] else None
-        self._arena = _aligned(variant["arena_bytes"])
-        self._params = _aligned(len(params))
+        self._arena = aligned(variant["arena_bytes"])
+        self._params = aligned(len(params))
         self._params[:] = np.frombuffer(params, np.uint8)
         self._memory = (tvm_ffi.from_dlpack(self._arena), runtime.from_dlpack(self._params))
         self._regions = {region["name"]: region for region in variant["regions"]}
@@ -121,7 +122,7 @@ class CompiledModel:
         index = next(i for i, entry in enumerate(self.variant["sums"]) if entry["region"] == name)
         entry = self.variant["sums"][index]
         region = self._regions[name]
-        out = _aligned(4 * entry["elements"]).view(np.int32)
+        out = aligned(4 * entry["elements"]).view(np.int32)
         handle = tvm_ffi.from_dlpack(out)
         collected = []
         for sample in range(len(values[region["reads"][0]])):
@@ -202,6 +203,21 @@ def set_threads(count: int) -> None:
     tvm_ffi.get_global_func("runtime.config_threadpool")(1, count)
 
 
+@contextmanager
+def using_threads(count: int) -> Iterator[None]:
+    """Sets the number of threads while a block runs, and then the number that there was before.
+
+    Raises:
+        InputError: `count` is below 1.
+    """
+    before = int(tvm_ffi.get_global_func("runtime.NumThreads")())
+    set_threads(count)
+    try:
+        yield
+    finally:
+        set_threads(before)
+
+
 def integers(stored: npt.NDArray[np.int32], entry: Mapping[str, Any]) -> npt.NDArray[np.int64]:
     """The integers of one sample, from what the kernel of sums stores.
 
@@ -230,7 +246,7 @@ def _port(entry: dict[str, Any]) -> Port:
     return Port(name=entry["name"], shape=tuple(entry["shape"]), dtype=entry["dtype"])
 
 
-def _aligned(size: int) -> npt.NDArray[np.uint8]:
+def aligned(size: int) -> npt.NDArray[np.uint8]:
     """Zeroed bytes that start at a multiple of 64."""
     block = np.zeros(size + ALIGNMENT, np.uint8)
     start = -block.ctypes.data % ALIGNMENT

@@ -15,6 +15,7 @@ from lqcompile import cpu
 from lqcompile.build import _variant
 from lqcompile.codegen import compile_driver, link
 from lqcompile.graph.plan import Contraction, Plan, is_exact
+from lqcompile.lowering.choose import Choice
 from lqcompile.lowering.driver import Driver, lower_program
 from lqcompile.lowering.lower import lower
 from lqcompile.lowering.program import Program
@@ -68,9 +69,14 @@ class Compiled:
         return model
 
 
-def compile_plan(plan: Plan, target: Target, families: Mapping[str, str] | None = None) -> Compiled:
-    """Compiles a plan, with the kernel family of some regions given."""
-    program = lower(plan, target, families=families)
+def compile_plan(
+    plan: Plan,
+    target: Target,
+    families: Mapping[str, str] | None = None,
+    choices: Mapping[str, Choice] | None = None,
+) -> Compiled:
+    """Compiles a plan, with the kernel family of some regions given, or family and tile."""
+    program = lower(plan, target, families=families, choices=choices)
     _, driver = lower_program(program)
     return Compiled(plan=plan, target=target, program=program, driver=driver, executable=compile_driver(driver, target))
 

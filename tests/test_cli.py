@@ -28,6 +28,8 @@ BUILD = {
     "seconds": 1.25,
     "bytes": {"onnx": 1000, "packed_weights": 500, "artifact": 20480},
     "layers": LAYERS,
+    "variants": ["x86-avx2"],
+    "measured": [],
 }
 
 LAYER = {"codes": 12345, "mismatches": 0, "near_threshold": 1, "integers": 500, "integer_mismatches": 0}
@@ -66,8 +68,9 @@ def compiler(monkeypatch):
     """Replaces the compiler, the runtime and verify; gives the arguments that they got and the reports they give."""
     seen = types.SimpleNamespace(build={}, load={}, verify={}, report=json.loads(json.dumps(VERIFY)))
 
-    def build(model, *, target, output, strict=False, dump_ir=None, progress=None):
-        seen.build = {"model": model, "target": target, "output": output, "strict": strict, "dump_ir": dump_ir}
+    def build(model, *, target, output, select="table", strict=False, dump_ir=None, progress=None):
+        seen.build = {"model": model, "target": target, "output": output, "select": select}
+        seen.build |= {"strict": strict, "dump_ir": dump_ir}
         if progress is not None:
             progress("lowering", 0.5)
         write_atomically(output, b"artifact")
@@ -165,6 +168,7 @@ def test_build(call, compiler, tmp_path):
         "model": tmp_path / "model.onnx",
         "target": "x86",
         "output": tmp_path / "model.tar",
+        "select": "table",
         "strict": True,
         "dump_ir": tmp_path / "ir",
     }
@@ -181,6 +185,8 @@ def test_build_says_which_low_bit_layers_fell_back_to_float(capsys):
         "seconds": 1.0,
         "bytes": {"onnx": 1, "packed_weights": 1, "artifact": 1},
         "layers": [{"name": "stem", **plain}, {"name": "conv1", **layer}, {"name": "conv2", **exact}],
+        "variants": ["x86-avx2"],
+        "measured": [],
     }
     show_build(report)
     assert "Not exact: conv1 run in float32 (--strict refuses that)" in " ".join(capsys.readouterr().out.split())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -25,6 +25,12 @@ def build(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Artifact to write (default: MODEL with .tar).")
     ] = None,
+    select: Annotated[
+        Literal["table", "measure"],
+        typer.Option(
+            help="How kernels are chosen: by the cost table of the target, or by timing all candidates on this machine."
+        ),
+    ] = "table",
     strict: Annotated[bool, typer.Option("--strict", help="Fail where a low-bit layer falls back to float.")] = False,
     dump_ir: Annotated[
         Path | None, typer.Option("--dump-ir", metavar="DIR", help="Write the program after each phase.")
@@ -39,7 +45,9 @@ def build(
     if path.resolve() == model.resolve():
         raise BuildError(f"output '{path}': found the model itself, expected another name; choose one with --output")
     with progress_bar(f"Building {model.name}") as move:
-        report = build_model(model, target=target, output=path, strict=strict, dump_ir=dump_ir, progress=move).to_json()
+        report = build_model(
+            model, target=target, output=path, select=select, strict=strict, dump_ir=dump_ir, progress=move
+        ).to_json()
     if json_output:
         print_json(report)
     else:
@@ -54,6 +62,12 @@ def show_build(report: dict[str, Any]) -> None:
         print_text(
             f"Not exact: {', '.join(fallen)} run in float32 (--strict refuses that); quantize the input of a layer to "
             "make it exact"
+        )
+    table = [name for name in report["variants"] if name not in report["measured"]]
+    if report["measured"] and table:
+        print_text(
+            f"Measured on this machine: {', '.join(report['measured'])}. By the cost table, because this machine "
+            f"cannot run them: {', '.join(table)}"
         )
     size = report["bytes"]
     print_text(
@@ -76,6 +90,18 @@ def print_layers(title: str, layers: Sequence[dict[str, Any]]) -> None:
         for layer in layers
     ]
     print_table(title, ("layer", "operator", "weight bits", "activation bits", "kernel", "why"), rows)
+    timed = [layer for layer in layers if layer.get("measured")]
+    if timed:
+        print_table(
+            "Candidates in microseconds: kernel, pixels x vectors of its tile",
+            ("layer", "fastest first"),
+            [(layer["name"], ", ".join(_candidate(entry) for entry in layer["measured"])) for layer in timed],
+        )
+
+
+def _candidate(entry: dict[str, Any]) -> str:
+    tile = "x".join(str(size) for size in entry["tile"] or ())
+    return f"{entry['kernel']} {tile}: {entry['us']:.3g}"
 
 
 def bits(number: int) -> str:
