@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -208,7 +209,8 @@ class Emitter:
                     integer = self.epilogue.mode == "integer"
                     compared = T.bind(T.bitwise_xor(value, turn) if integer else value * turn)
                 conditions = self._channel_conditions(compared, item, thresholds, channel)
-                self._store_levels(item, output, conditions, y, x, block)
+                with self._inside(item.format, channel):
+                    self._store_levels(item, output, conditions, y, x, block)
             return
         stream = self._steps(value, self.epilogue.steps, parameters, residuals, y, x, channel)
         if self.epilogue.mode == "float64" or self.epilogue.steps:
@@ -219,7 +221,17 @@ class Emitter:
                 widened = T.cast(stream, vector("float64", self.isa))
                 chain = self._steps(widened, item.steps, parameters, residuals, y, x, channel)
                 result = T.bind(T.cast(chain, vector("float32", self.isa)))
-            self._store(item, output, result, y, x, block)
+            with self._inside(item.format, channel):
+                self._store(item, output, result, y, x, block)
+
+    def _inside(self, form: Format, channel: Expr) -> AbstractContextManager[object]:
+        """Runs what follows for vectors that a pixel of `form` has: other outputs may pad to more channels."""
+        if form.padded_channels >= self.channels:
+            return nullcontext()
+        stack = ExitStack()
+        stack.enter_context(T.If(channel < form.padded_channels))
+        stack.enter_context(T.Then())
+        return stack
 
     def _steps(
         self, value: Expr, steps: Sequence[Step], parameters: Any, residuals: Any, y: Expr, x: Expr, channel: Expr
@@ -238,7 +250,10 @@ class Emitter:
                 if step.high != float("inf"):
                     value = T.min(value, constant(step.high, "float64", isa))
             else:
-                index = pixel_index(step.format, y, x) + channel
+                # Vectors behind the last channel of the residual are padding of another output: any value does.
+                last = step.format.padded_channels - isa.lanes
+                inner = channel if step.format.padded_channels >= self.channels else T.min(channel, last)
+                index = pixel_index(step.format, y, x) + inner
                 value = value + T.cast(load(next(residuals), index, isa), double)
             value = T.bind(value)
         return value
