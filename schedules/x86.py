@@ -9,16 +9,19 @@ from lqcompile.target import Target
 
 from .problem import ConvShape, Family, SumRule, Tile
 from .words import FloatFma
+from .x86_amx import DotTiles
+from .x86_amx_tile import best_group
 from .x86_families import X86, DotPairs, DotVnni, PopcountBytes, PopcountCarrySave, PopcountLanes
-
-
 from .x86_lut import Lookup
+
+
 def machine(target: Target) -> X86:
     """The vector operations of `target`."""
     return X86(
         lanes=target.lanes,
         vnni=not {"avx512_vnni", "avx_vnni"}.isdisjoint(target.features),
         vector_popcount="avx512_vpopcntdq" in target.features,
+        amx="amx_int8" in target.features,
     )
 
 
@@ -29,8 +32,10 @@ def popcount(isa: X86) -> PopcountLanes | PopcountCarrySave | PopcountBytes:
     return PopcountCarrySave(isa=isa) if isa.lanes == 16 else PopcountBytes(isa=isa)
 
 
-def dot8(isa: X86) -> DotVnni | DotPairs:
+def dot8(isa: X86) -> DotTiles | DotVnni | DotPairs:
     """The 8-bit dot-product family of this machine."""
+    if isa.amx:
+        return DotTiles(isa=isa)
     return DotVnni(isa=isa) if isa.vnni else DotPairs(isa=isa)
 
 
@@ -43,12 +48,12 @@ def family(isa: X86, name: str) -> Any:
     makers: dict[str, Callable[[X86], Any]] = {
         "popcount": popcount,
         "dot8": dot8,
+        "lut": lambda machine: Lookup(isa=machine),
         "float": lambda machine: FloatFma(isa=machine),
     }
     return makers[name](isa)
 
 
-        "lut": lambda machine: Lookup(isa=machine),
 LATENCY = 5
 """Cycles from one step of an accumulator to the next."""
 
@@ -77,12 +82,15 @@ def tile(
         pool: fused pooling window.
         blocks: vectors of channels, where they are given by packed weights.
     """
+    if isinstance(kind, DotTiles):
+        return best_group(shape, rule, blocks)
     pairs = shape.weight_planes * rule.act_planes
     window = pool[0] * pool[1]
     accumulators = CARRY_SAVE_ACCUMULATORS if kind.carry_save else isa.accumulators
     budget = max(1, accumulators // (pairs * window))
     columns = shape.tile_columns
     taps = shape.kernel[0] * shape.kernel[1] * shape.words
+    vectors = -(-shape.blocks * isa.lanes // kind.channels)
     best: tuple[float, Tile] | None = None
     for count in (8, 4, 2, 1) if blocks is None else (blocks,):
         if vectors % count or (count > budget and count > 1 and blocks is None):
@@ -90,7 +98,6 @@ def tile(
         most = max(1, min(columns, budget // count))
         pixels = -(-columns // -(-columns // most))  # tiles of equal width: the last one repeats as little as it can
         weights = shape.weight_planes * count * kind.vectors
-    vectors = -(-shape.blocks * isa.lanes // kind.channels)
         work = pairs * pixels * window * count
         loads = (weights + rule.act_planes * pixels * window) / 2
         block_bytes = taps * weights * isa.lanes * 4

@@ -30,6 +30,7 @@ class X86:
     lanes: int
     vnni: bool
     vector_popcount: bool
+    amx: bool = False
 
     @property
     def accumulators(self) -> int:
