@@ -12,7 +12,7 @@ from typing import Any
 
 from lqcompile.target import Target
 
-from .arm_dot8 import MultiplyWide
+from .arm_dot8 import Dot8
 from .arm_popcount import PopcountBytes
 from .neon import Neon
 from .problem import ConvShape, Family, SumRule, Tile
@@ -29,9 +29,9 @@ def popcount(isa: Neon) -> PopcountBytes:
     return PopcountBytes(isa=isa)
 
 
-def dot8(isa: Neon) -> MultiplyWide:
+def dot8(isa: Neon) -> Dot8:
     """The family of 8-bit products of this machine."""
-    return MultiplyWide(isa=isa)
+    return Dot8(isa=isa)
 
 
 def family(isa: Neon, name: str) -> Any:

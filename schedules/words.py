@@ -56,6 +56,10 @@ class Words:
         packed = tile_weights(words, blocks, tile.blocks, self.channels)
         return (packed, self.table()) if self.table_size else (packed,)
 
+    def surplus(self, words: npt.NDArray[Any], shape: ConvShape) -> npt.NDArray[np.int64]:  # noqa: ARG002
+        """What the sums of each channel hold beyond the true ones, whatever the input: int64[O]."""
+        return np.zeros(len(words), np.int64)
+
     def table(self) -> npt.NDArray[np.uint8]:
         """The constant table of a family with `table_size`; most have none."""
         return np.empty(0, np.uint8)

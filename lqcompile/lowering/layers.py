@@ -137,8 +137,9 @@ class _Lowering:
         self._check_range(exact)
         mode = self._mode(exact)
         rule, words, basis = self._weights(mode)
-        epilogue, arrays = self._epilogue(mode)
         shape = self._shape(words)
+        self.surplus: npt.NDArray[np.int64] = self.family.surplus(words, shape)
+        epilogue, arrays = self._epilogue(mode)
         tile = layer.tile or self.schedule.tile(self.isa, self.family, shape, rule, self.pool)
         function = self.family.contraction(shape, tile, rule, epilogue)
         operands = self.family.operands(words, shape, tile)
@@ -166,8 +167,11 @@ class _Lowering:
         rule, words, _ = self._weights(self._mode(exact))
         shape = self._shape(words)
         best: Tile = self.schedule.tile(self.isa, self.family, shape, rule, self.pool)
-        counts = [count for count in (best.blocks // 2, best.blocks * 2) if count and shape.blocks % count == 0]
-        return [best, *(self.schedule.tile(self.isa, self.family, shape, rule, self.pool, count) for count in counts)]
+        # Whether a later layer reads bits decides how far channels are rounded up: a tile must fit both ways.
+        sizes = [-(-round_up(self.outputs, align) // self.family.channels) for align in (16, 32)]
+        counts = [best.blocks, best.blocks // 2, best.blocks * 2]
+        fitting = [count for count in counts if count and all(size % count == 0 for size in sizes)] or [1]
+        return [self.schedule.tile(self.isa, self.family, shape, rule, self.pool, blocks=count) for count in fitting]
 
     def _check_range(self, exact: bool) -> None:
         if not exact or self.layer.quantizer is None:
@@ -274,13 +278,13 @@ class _Lowering:
         return scales
 
     def _corrections(self) -> npt.NDArray[np.int64]:
-        """What the stored zero point adds to the integer sum: int64[O], with flipped channels negated."""
+        """What the stored zero point and the kernel family add to the integer sum: int64[O], flipped ones negated."""
         weights, quantizer = self.layer.operation.weights, self.layer.quantizer
         if not isinstance(weights, Int8Weights) or not isinstance(quantizer, UniformQuantizer):
-            return np.zeros(self.outputs, np.int64)
+            return self.surplus
         total = weights.values.astype(np.int64).reshape(self.outputs, -1).sum(axis=1)
         signed: npt.NDArray[np.int64] = np.where(self.flips, -total, total) * zero_code(quantizer)
-        return signed
+        return signed + self.surplus
 
     def _epilogue(self, mode: str) -> tuple[Epilogue, list[npt.NDArray[Any]]]:
         layer = self.layer

@@ -1,0 +1,107 @@
+"""The loop nest of 8-bit products on ARM: activations are loaded 16 bytes at a time.
+
+A *run* is what a row of the kernel multiplies, where it lies in one piece in the input, or one tap, where it does not.
+A run is read in chunks of four words, single words behind them. How a chunk is multiplied is a `Products`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from tvm.script.ir_builder import tirx as T
+
+from .contraction import ContractionBuilder
+from .isa import Expr, zeros
+from .neon import LANES
+from .problem import ConvShape
+
+CHUNK_WORDS = 4
+"""Words of one NEON register."""
+
+Load = Callable[[int], Expr]
+"""The weight register (int8x16) at a position that counts registers from the first word of a chunk."""
+
+
+class Products(Protocol):
+    """How chunks of activations are multiplied with weights.
+
+    Weights of 16 channels and one word fill four registers.
+    """
+
+    @property
+    def tail_words(self) -> int:
+        """Words that are multiplied at once behind the last whole chunk."""
+
+    def accumulators(self, pixels: int) -> int:
+        """Registers (int32x4) that `pixels` outputs of 16 channels take."""
+
+    def multiply(self, sums: Any, weights: Load, source: Any, indices: Sequence[Expr], blocks: int, words: int) -> None:
+        """Adds the products of `words` words.
+
+        Args:
+            sums: accumulators.
+            weights: of these words.
+            source: input buffer, uint8.
+            indices: element of the input for each pixel.
+            blocks: vectors of 16 channels.
+            words: `CHUNK_WORDS` or `tail_words`.
+        """
+
+    def total(self, sums: Any, pixel: int, n: int, blocks: int) -> Expr:
+        """int32x16: sums of one pixel and vector."""
+
+
+def run_words(shape: ConvShape) -> int:
+    """Words of a run."""
+    whole = shape.words * 4 == shape.source.pixel and shape.dilations[1] == 1
+    return shape.kernel[1] * shape.words if whole else shape.words
+
+
+class RunBuilder(ContractionBuilder):
+    """A contraction whose taps are multiplied run by run.
+
+    Args:
+        products: how.
+        group: most pixels whose accumulators fit into registers; a tile of more makes several passes.
+        arguments: of `ContractionBuilder`.
+    """
+
+    def __init__(self, products: Products, group: int, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.products = products
+        self.group = group
+
+    def accumulate(self, block: Expr, bases: Sequence[Expr]) -> Any:
+        """Sums of each group of pixels."""
+        return [self._pass(block, bases[start : start + self.group]) for start in range(0, len(bases), self.group)]
+
+    def total(self, totals: Any, i: int, j: int, m: int, n: Expr) -> Expr:  # noqa: ARG002
+        """The sums of pixel m and vector n."""
+        return self.products.total(totals[m // self.group], m % self.group, n, self.tile.blocks)
+
+    def _pass(self, block: Expr, bases: Sequence[Expr]) -> Any:
+        shape, blocks = self.shape, self.tile.blocks
+        rows = shape.kernel[0]
+        run = run_words(shape)
+        runs = shape.kernel[1] * shape.words // run
+        pixel, width = shape.source.pixel, shape.source.padded_width
+        sums = zeros(self.products.accumulators(len(bases)) * blocks, "int32x4")
+
+        def step(first: Expr, offset: Expr, words: int) -> None:
+            def weights(register: int) -> Expr:
+                at = (first * blocks * LANES) + register * 4
+                return T.bind(T.reinterpret("int8x16", self.weights[T.ramp(at, 1, 4)]))
+
+            self.products.multiply(sums, weights, self.source, [base + offset for base in bases], blocks, words)
+
+        with T.serial(0, rows) as r, T.serial(0, runs) as c:
+            offset = T.bind((r * shape.dilations[0] * width + c * shape.dilations[1]) * pixel)
+            first = T.bind(((block * rows + r) * runs + c) * run)
+            chunks = run // CHUNK_WORDS
+            if chunks:
+                with T.serial(0, chunks) as k:
+                    step(first + k * CHUNK_WORDS, offset + k * (4 * CHUNK_WORDS), CHUNK_WORDS)
+            for word in range(chunks * CHUNK_WORDS, run, self.products.tail_words):
+                step(first + word, offset + word * 4, self.products.tail_words)
+        return sums
