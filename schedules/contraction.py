@@ -66,7 +66,7 @@ def tile_weights(words: npt.NDArray[Any], blocks: int, tile_blocks: int, lanes: 
 
 
 class ContractionBuilder:
-    """Emits a contraction; a loop nest of another kind overrides `accumulate` and `total`."""
+    """Emits a contraction; a loop nest of another kind overrides what has no underscore."""
 
     def __init__(
         self,
@@ -102,7 +102,6 @@ class ContractionBuilder:
         channels = shape.blocks * isa.lanes
         basis = basis_dtype(self.rule, epilogue)
         counts = workspace_size(shape, self.rule)
-        taps = shape.kernel[0] * shape.kernel[1] * shape.words
         with IRBuilder() as builder, T.prim_func():
             T.func_name("contraction")
             T.func_attr({"tirx.noalias": True})
@@ -111,13 +110,11 @@ class ContractionBuilder:
                 T.arg(f"residual{index}", T.buffer((form.size,), form.dtype))
                 for index, form in enumerate(epilogue.residuals())
             ]
-            packed = -(-shape.blocks // self.vectors) * self.tile.blocks * self.family.channels
-            weights = taps * shape.weight_planes * packed * self.family.vectors
-            self.weights = T.arg("weights", T.buffer((weights,), self.family.weight_dtype))
+            self.weights = T.arg("weights", T.buffer((self.weight_size(),), self.family.weight_dtype))
             if self.family.table_size:
                 self.table = T.arg("table", T.buffer((self.family.table_size,), "uint8"))
             if basis:
-                self.basis = T.arg("basis", T.buffer((shape.weight_planes * channels,), basis))
+                self.basis = T.arg("basis", T.buffer((self.basis_rows() * channels,), basis))
             parameters = []
             for index, (dtype, size) in enumerate(parameter_shapes(epilogue, channels)):
                 parameters.append(T.arg(f"parameter{index}", T.buffer((size,), dtype)))
@@ -135,15 +132,35 @@ class ContractionBuilder:
                 for item, output in zip(epilogue.stores, outputs, strict=True):
                     fill_halo(output, item.format)
             if counts:
-                self._count_activations()
+                self.prepare()
             loop = T.parallel if self.parallel else T.serial
-            with loop(0, self.tasks) as task:
-                block = T.bind(task // shape.tile_rows)
-                row = T.bind(task % shape.tile_rows)
-                self._row(block, row)
+            with loop(0, self.tasks) as index:
+                self.task(index)
         return builder.get()
 
-    def _row(self, block: Expr, row: Expr) -> None:
+    def weight_size(self) -> int:
+        """Elements of the packed weights."""
+        shape = self.shape
+        taps = shape.kernel[0] * shape.kernel[1] * shape.words
+        channels = -(-shape.blocks // self.vectors) * self.tile.blocks * self.family.channels
+        return taps * shape.weight_planes * channels * self.family.vectors
+
+    def basis_rows(self) -> int:
+        """Rows of the weight basis."""
+        return self.shape.weight_planes
+
+    def prepare(self) -> None:
+        """Fills the workspace before tasks run."""
+        self._count_activations()
+
+    def task(self, index: Expr) -> None:
+        """One task of the parallel loop: a row of tiles."""
+        block = T.bind(index // self.shape.tile_rows)
+        row = T.bind(index % self.shape.tile_rows)
+        self.row(block, row)
+
+    def row(self, block: Expr, row: Expr) -> None:
+        """The tiles of a row, for some vectors of channels."""
         columns = self.shape.tile_columns
         tiles = -(-columns // self.tile.pixels)
         if tiles == 1:
@@ -193,10 +210,11 @@ class ContractionBuilder:
         if family.carry_save:
             self._carry_save_taps(block, bases, totals)
         else:
-            self._taps(block, bases, accumulators, totals)
+            self.taps(block, bases, accumulators, totals)
         return totals
 
-    def _taps(self, block: Expr, bases: Sequence[Expr], accumulators: Any, totals: Any) -> None:
+    def taps(self, block: Expr, bases: Sequence[Expr], accumulators: Any, totals: Any) -> None:
+        """Words of every tap into accumulators, flushed to totals where those are too narrow."""
         shape = self.shape
         rows, columns = shape.kernel
         limit = self.family.flush_steps
@@ -404,7 +422,7 @@ class ContractionBuilder:
                 if self.epilogue.mode == "sums":
                     self._store_sums(totals, m, n, position, first)
                     continue
-                value = self._value(totals, m, n, position, (first + n) * self.isa.lanes)
+                value = self.value(totals, m, n, position, (first + n) * self.isa.lanes)
                 pooled = value if pooled is None else T.bind(T.max(pooled, value))
             if self.epilogue.mode != "sums":
                 self.emitter.emit(pooled, row, column + pixel, first + n)
@@ -431,7 +449,7 @@ class ContractionBuilder:
                 at = pixel * (shape.blocks * self.isa.lanes) + channel
                 T.buffer_store(self.outputs[0], value, [T.ramp(at, 1, self.isa.lanes)])
 
-    def _value(self, totals: Any, m: int, n: Expr, position: tuple[Expr, Expr], channel: Expr) -> Expr:
+    def value(self, totals: Any, m: int, n: Expr, position: tuple[Expr, Expr], channel: Expr) -> Expr:
         """Y of pixel m and vector n of the tile: int32 (integer mode), float64, or float32 (float family)."""
         rule, isa = self.rule, self.isa
         channels = self.shape.blocks * isa.lanes
