@@ -41,6 +41,17 @@ _REMOTE_ERRORS: dict[str, type[LQCompileError]] = {
     "DeviceError": DeviceError,
 }
 
+_MEANINGS = {
+    "cannot obtain address of": "found no machine of that name, expected one; check the address",
+    "Connect to": "found no server, expected one; start 'lqcompile serve' there, or check the address",
+    "cannot find server that matches key": (
+        "found a server with another key, expected that of --key; a server that is registered with a tracker is "
+        "reached by --tracker and --key"
+    ),
+    "is not TVM RPC server": "found another kind of server, expected 'lqcompile serve'; check the address",
+}
+"""What TVM's client says (src/runtime/rpc/rpc_socket_impl.cc, 0.27) to what that means."""
+
 
 class Device:
     """A session on a board; a context manager.
@@ -144,19 +155,14 @@ class Device:
                 f"found no answer to '{function}' within {self.timeout_s:g} s, expected one; it may be busy with "
                 "another session: wait, or give more time with --timeout"
             )
-        if "Connect to" in text and "failed" in text:
-            return "found no server, expected one; start 'lqcompile serve' there, or check the address"
-        if "cannot find server that matches key" in text:
-            return (
-                "found a server with another key, expected that of --key; a server that is registered with a tracker "
-                "is reached by --tracker and --key"
-            )
-        if "is not TVM RPC server" in text:
-            return "found another kind of server, expected 'lqcompile serve'; check the address"
+        for words, meaning in _MEANINGS.items():
+            if words in text:
+                return meaning
         if isinstance(error, AttributeError):
             return "found TVM's plain server, expected 'lqcompile serve'; start that on the board"
         if isinstance(error, RPCError):
-            return f"found an error in '{function}': {text.removeprefix('RPCError: Error caught from RPC call: ')}"
+            reason = text.removeprefix("RPCError: Error caught from RPC call: ")
+            return f"found an error in '{function}', expected a result: {reason}; report this as a bug"
         return (
             f"found the session broken during '{function}', expected an answer; the server was stopped, the code "
             f"crashed or the network failed: see what 'lqcompile serve' says there ({text[:200]})"

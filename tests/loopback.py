@@ -1,17 +1,19 @@
-"""A board on this machine for tests: `lqcompile serve` on loopback, with faults made on purpose, and TVM's tracker.
+"""Boards on this machine for tests: `lqcompile serve` on loopback with faults made on purpose, and TVM's tracker.
 
-    python loopback.py server KEY TRACKER_PORT FAULT      (0: no tracker)
-    python loopback.py tracker PORT                       (0: a free one)
-
-Both print their port and run until they are killed.
+Importing TVM takes seconds. So one process, the nursery, imports it and forks all servers of a test run; it has never run
+a kernel, and they are as good as new.
 """
 
+import functools
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
+import traceback
 from contextlib import contextmanager
+from pathlib import Path
 
 HOST = "127.0.0.1"
 
@@ -25,36 +27,35 @@ class Program:
         self.name = f"{HOST}:{port}"
 
     def kill(self):
-        """Kill it and all its children at once, as a power cut does."""
-        if self.process.poll() is None:
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait(30)
+        """Kill it at once, as a power cut does."""
+        try:
+            os.killpg(self.process, signal.SIGKILL)
+            while True:
+                os.kill(self.process, 0)
+                time.sleep(0.01)
+        except ProcessLookupError:
+            return
 
 
 @contextmanager
 def started(folder, *arguments):
-    """Start this file as a program; it is killed in the end."""
-    log = folder / f"{'-'.join(map(str, arguments))}.log"
-    with log.open("w") as errors:
-        process = subprocess.Popen(
-            [sys.executable, __file__, *map(str, arguments)],
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            text=True,
-            start_new_session=True,
-        )
-    with process.stdout as output:
-        line = output.readline()
-        assert line.strip().isdigit(), f"{arguments}: {line}{log.read_text()}"
-        program = Program(process, int(line), log)
-        try:
-            yield program
-        finally:
-            program.kill()
+    """Start a program; it is killed in the end."""
+    log = Path(folder) / f"{'-'.join(map(str, arguments))}.log"
+    log.touch()
+    pipe = nursery()
+    pipe.stdin.write(json.dumps([str(log), *arguments]) + "\n")
+    pipe.stdin.flush()
+    answer = pipe.stdout.readline().split()
+    assert len(answer) == 2, f"{arguments}: {answer} {log.read_text()}"
+    program = Program(*map(int, answer), log)
+    try:
+        yield program
+    finally:
+        program.kill()
 
 
 def server(folder, *, key="", tracker=0, fault="none"):
-    """A board."""
+    """A board; `tracker` is the port of one to register with."""
     return started(folder, "server", key, tracker, fault)
 
 
@@ -63,14 +64,60 @@ def tracker(folder, port=0):
     return started(folder, "tracker", port)
 
 
+@functools.cache
+def nursery():
+    """The process that makes the others; it ends with this one, since its input ends then."""
+    return subprocess.Popen([sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def run_python(*arguments):
+    """Run Python in a process of its own."""
+    command = [sys.executable, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+def raise_children():
+    """Fork a child for each line of the input; kill those that are left when it ends."""
+    import tvm.rpc.server
+    import tvm.rpc.tracker
+
+    import lqcompile.serve
+
+    assert tvm.rpc.server and tvm.rpc.tracker and lqcompile.serve
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    children = []
+    for line in sys.stdin:
+        log, *arguments = json.loads(line)
+        child = os.fork()
+        if child == 0:
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            os.setpgid(0, 0)
+            os.dup2(os.open(log, os.O_WRONLY | os.O_APPEND), 2)
+            os.close(0)
+            try:
+                PROGRAMS[arguments[0]](*arguments[1:])
+            finally:
+                traceback.print_exc()
+                os._exit(1)
+        children.append(child)
+    for child in children:
+        try:
+            os.killpg(child, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+
+
 def tell(port):
-    sys.stdout.write(f"{port}\n")
+    sys.stdout.write(f"{os.getpid()} {port}\n")
     sys.stdout.flush()
 
 
 def serve(key, tracker_port, fault):
     from lqcompile.serve import serve as serve_board
 
+    if fault == "plain":
+        serve_plain()
+        return
     spoil(fault)
 
     def log(line):
@@ -83,17 +130,26 @@ def serve(key, tracker_port, fault):
 
 
 def serve_plain():
-    """TVM's own server, which knows nothing of lqcompile."""
+    """TVM's own server; all that lqcompile registered has another name."""
+    import tvm_ffi
     from tvm.rpc.server import PopenRPCServerState
 
-    tell(PopenRPCServerState(HOST, 40000, 60000, silent=True).port)
+    from lqcompile import board
+
+    for name in board.FUNCTIONS:
+        tvm_ffi.remove_global_func(board.PREFIX + name)
+    state = PopenRPCServerState(HOST, 40000, 60000, silent=True)
+    tell(state.port)
+    state.thread.join()
 
 
 def track(port):
     from tvm.rpc.tracker import PopenTrackerServerState
 
     first, last = (port, port + 1) if port else (40000, 60000)
-    tell(PopenTrackerServerState(HOST, first, last, silent=True).port)
+    state = PopenTrackerServerState(HOST, first, last, silent=True)
+    tell(state.port)
+    state.thread.join()
 
 
 def spoil(fault):
@@ -120,15 +176,13 @@ def spoil(fault):
         board.cpu.cpu_features = lambda: frozenset({"sse", "sse2"})
     elif fault == "other protocol":
         board.PROTOCOL += 1
+    elif fault == "no onnxruntime":
+        board.importlib.util.find_spec = lambda name: None
     else:
         assert fault == "none"
 
 
+PROGRAMS = {"server": serve, "tracker": track}
+
 if __name__ == "__main__":
-    match sys.argv[1:]:
-        case ["tracker", port]:
-            track(int(port))
-        case ["server", _, _, "plain"]:
-            serve_plain()
-        case ["server", key, tracker_port, fault]:
-            serve(key, int(tracker_port), fault)
+    raise_children()
