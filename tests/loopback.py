@@ -1,7 +1,7 @@
 """Boards on this machine for tests: `lqcompile serve` on loopback with faults made on purpose, and TVM's tracker.
 
-Importing TVM takes seconds. So one process, the nursery, imports it and forks all servers of a test run; it has never run
-a kernel, and they are as good as new.
+Importing TVM takes seconds, so one process, the nursery, imports it and forks all servers of a test run; as it has
+never run a kernel, they are as good as new.
 """
 
 import functools
