@@ -40,6 +40,8 @@ LAYERS = {
     "device": 7,
     "remote": 7,
     "registration": 6,
+    "wheels": 1,
+    "bundle": 2,
     "session": 6,
     "serve": 8,
     "build": 6,
