@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Make an emulated aarch64 board for the tests: Debian's arm64 Python, the wheels of a device, and a program 'python' that
-# runs it all under qemu-user. Needs no hardware, no privileges and no binfmt_misc.
+# Make an emulated aarch64 board for the tests: Debian's arm64 Python, the device bundle of 'lqcompile bundle', and a
+# program 'python' that runs it all under qemu-user. Needs no hardware, no privileges and no binfmt_misc.
 #
-#   scripts/emulated-board.sh [HOST_PYTHON]     into .board/, or into $LQCOMPILE_BOARD
+#   scripts/emulated-board.sh [HOST_PYTHON]     into .board/, or into $LQCOMPILE_BOARD; lqcompile is in HOST_PYTHON
 #
 # Says in one line why and exits with 1 where it cannot be made; the tests that need it skip then. What is there and
 # fits is left as it is.
@@ -16,14 +16,13 @@ mirror=${LQCOMPILE_DEBIAN_MIRROR:-http://deb.debian.org}
 keyring=/usr/share/keyrings/debian-archive-keyring.gpg
 packages=(libc6 libgcc-s1 libstdc++6 zlib1g libexpat1 libffi8 libssl3 libbz2-1.0 liblzma5 libuuid1 libsqlite3-0
   libpython3.11-minimal libpython3.11-stdlib python3.11-minimal)
-wheels=(apache-tvm apache-tvm-ffi numpy rich typer)
 
 fail() {
   echo "emulated-board: $1" >&2
   exit 1
 }
 
-recipe=$(cat "${BASH_SOURCE[0]}" constraints.txt | sha256sum | cut --characters=1-64)
+recipe=$(cat "${BASH_SOURCE[0]}" constraints.txt lqcompile/{bundle,wheels}.py | sha256sum | cut --characters=1-64)
 if [ "$(cat "$board/.ready" 2>/dev/null)" = "$recipe" ]; then
   exit 0
 fi
@@ -32,7 +31,7 @@ command -v apt-get >/dev/null || fail "found no apt-get, expected Debian or a sy
 [ -r "$keyring" ] || fail "found no $keyring; apt-get install debian-archive-keyring"
 
 echo "Making the emulated board in $board (about 30 seconds, once) ..."
-rm -rf "$board"/{.ready,apt,root,site,python}
+rm -rf "$board"/{.ready,apt,root,lqcompile-board,board.tar.gz,python}
 mkdir -p "$board"/apt/{lists/partial,cache/archives/partial,debs} "$board/root"
 touch "$board/apt/status"
 for part in "debian $release" "debian $release-updates" "debian-security $release-security"; do
@@ -53,18 +52,13 @@ for package in "$board"/apt/debs/*.deb; do
 done
 rm -rf "$board/apt" "$board"/root/usr/share/{doc,man,locale}
 
-platforms=()
-for version in 2_28 2_27 2_24 2014; do
-  name="manylinux_${version}_aarch64"
-  platforms+=(--platform "${name/_2014/2014}")
-done
-"$host_python" -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
-  "${platforms[@]}" --python-version 3.11 --implementation cp --only-binary :all: --target "$board/site" \
-  "${wheels[@]}" || fail "pip could not download the aarch64 wheels"
-rm -f "$board"/site/tvm/lib/libtvm_{compiler,runtime_cuda}.so
+"$host_python" -m lqcompile bundle --target arm-cpu --python 3.11 --wheels "$board/wheels" \
+  --output "$board/board.tar.gz" >/dev/null || fail "there is no device bundle"
+tar --extract --file "$board/board.tar.gz" --directory "$board"
 
-# Debian compiles the standard library when it is installed; a host with the same Python does it in a second here.
-"$host_python" -m compileall -q "$board/root/usr/lib/python3.11" || fail "Python could not compile its library"
+# As pip and dpkg do it when they install. The host does it quickly; a Python of another version is no help and no harm.
+"$host_python" -m compileall -q "$board"/root/usr/lib/python3.11 "$board"/lqcompile-board/* >/dev/null ||
+  fail "Python could not compile its library"
 
 # -0 names this program as the interpreter, so that child processes of the device come back into the emulator.
 cat >"$board/python" <<'PROGRAM'

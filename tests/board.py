@@ -16,6 +16,9 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FOLDER = Path(os.environ.get("LQCOMPILE_BOARD", ROOT / ".board"))
 
+BUNDLE = FOLDER / "lqcompile-board"
+"""The device bundle, unpacked; lqcompile itself is taken from the sources here."""
+
 CPUS = ("cortex-a53", "cortex-a72", "neoverse-n1")
 """Raspberry Pi 3 and 4, and a core with the dot product (Raspberry Pi 5 has its sister, the Cortex-A76)."""
 
@@ -32,7 +35,7 @@ class Board:
         self.cpu = cpu
         self.environment = os.environ | {
             "LQCOMPILE_BOARD_CPU": cpu,
-            "PYTHONPATH": f"{ROOT}{os.pathsep}{FOLDER / 'site'}",
+            "PYTHONPATH": os.pathsep.join(map(str, (ROOT, BUNDLE / "common", BUNDLE / "python3.11"))),
             "OMP_NUM_THREADS": "1",
         }
 

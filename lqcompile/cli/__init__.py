@@ -15,7 +15,17 @@ from typing import Annotated
 
 import typer
 
-from lqcompile.cli import benchmark, building, demonstration, inspection, running, serving, targeting, verification
+from lqcompile.cli import (
+    benchmark,
+    building,
+    bundling,
+    demonstration,
+    inspection,
+    running,
+    serving,
+    targeting,
+    verification,
+)
 from lqcompile.errors import LQCompileError
 
 DEBUG = "--debug"
@@ -39,6 +49,7 @@ app.command("verify", epilog=verification.EXAMPLE)(verification.verify)
 app.command("inspect", epilog=inspection.EXAMPLE)(inspection.inspect)
 app.command("bench", epilog=benchmark.EXAMPLE)(benchmark.bench)
 app.command("targets", epilog=targeting.EXAMPLE)(targeting.targets)
+app.command("bundle", epilog=bundling.EXAMPLE)(bundling.bundle)
 app.command("serve", epilog=serving.EXAMPLE)(serving.serve)
 app.command("demo", epilog=demonstration.EXAMPLE)(demonstration.demo)
 
