@@ -28,7 +28,6 @@ from .problem import (
     basis_dtype,
     output_shapes,
     parameter_shapes,
-    workspace_size,
 )
 
 SEGMENT_WORDS = 40
@@ -101,7 +100,7 @@ class ContractionBuilder:
         isa, shape, epilogue = self.isa, self.shape, self.epilogue
         channels = shape.blocks * isa.lanes
         basis = basis_dtype(self.rule, epilogue)
-        counts = workspace_size(shape, self.rule)
+        counts = self.family.workspace(shape, self.rule)
         with IRBuilder() as builder, T.prim_func():
             T.func_name("contraction")
             T.func_attr({"tirx.noalias": True})
@@ -359,23 +358,38 @@ class ContractionBuilder:
         return ((i * self.rule.act_planes + j) * self.pixels + m) * self.tile.blocks + n
 
     def _count_activations(self) -> None:
-        """C_j of every output pixel: the popcount of the window, shared by all output channels."""
-        shape, rule = self.shape, self.rule
-        columns = shape.out_width
+        """C_j of every output pixel: the popcount of the window, shared by all output channels.
+
+        Each pixel is counted once; a window adds up what its pixels have.
+        """
+        shape, planes = self.shape, self.rule.act_planes
+        width, columns = shape.source.padded_width, shape.out_width
+        single = shape.kernel == (1, 1)
+        pixels = 0 if single else shape.out_height * columns * planes
+        if not single:
+            with T.serial(0, shape.source.padded_height * width) as pixel:
+                for j in range(planes):
+                    T.buffer_store(self.counts, self._popcount(pixel, j), [pixels + pixel * planes + j])
         with T.serial(0, shape.out_height) as y, T.serial(0, columns) as x:
-            for j in range(rule.act_planes):
-                total = registers(1, "int32")
-                T.buffer_store(total, T.int32(0), [0])
-                with T.serial(0, shape.kernel[0]) as r, T.serial(0, shape.kernel[1]) as c:
-                    row = y * shape.strides[0] + shape.origin[0] + r * shape.dilations[0]
-                    column = x * shape.strides[1] + shape.origin[1] + c * shape.dilations[1]
-                    base = T.bind(
-                        (row * shape.source.padded_width + column) * shape.source.pixel + j * shape.source.plane
-                    )
-                    with T.serial(0, shape.source.plane // 4) as k:
-                        word = T.reinterpret("uint32", self.source[T.ramp(base + k * 4, 1, 4)])
-                        T.buffer_store(total, total[0] + T.cast(T.popcount(word), "int32"), [0])
-                T.buffer_store(self.counts, total[0], [(y * columns + x) * rule.act_planes + j])
+            row = y * shape.strides[0] + shape.origin[0]
+            first = T.bind(row * width + x * shape.strides[1] + shape.origin[1])
+            for j in range(planes):
+                total = self._popcount(first, j) if single else T.int32(0)
+                for r in range(shape.kernel[0] if not single else 0):
+                    for c in range(shape.kernel[1]):
+                        tap = r * shape.dilations[0] * width + c * shape.dilations[1]
+                        total = total + self.counts[pixels + (first + tap) * planes + j]
+                T.buffer_store(self.counts, total, [(y * columns + x) * planes + j])
+
+    def _popcount(self, pixel: Expr, plane: int) -> Expr:
+        """Ones in one plane of a pixel."""
+        form = self.shape.source
+        held = registers(1, "int32")
+        T.buffer_store(held, T.int32(0), [0])
+        with T.serial(0, form.plane // 4) as k:
+            word = T.reinterpret("uint32", self.source[T.ramp(pixel * form.pixel + plane * form.plane + k * 4, 1, 4)])
+            T.buffer_store(held, held[0] + T.cast(T.popcount(word), "int32"), [0])
+        return held[0]
 
     def _sum(self, totals: Any, i: int, j: int, m: int, n: Expr, position: tuple[Expr, Expr]) -> Expr:
         """S_ij of pixel m and vector n of the tile, int32 (float32 for the float family)."""

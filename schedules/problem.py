@@ -100,6 +100,9 @@ class Family(Protocol):
     def step(self, accumulator: Expr, activation: Sequence[Expr], weight: Sequence[Expr]) -> Expr:
         """The accumulator after one word."""
 
+    def workspace(self, shape: ConvShape, rule: SumRule) -> int:
+        """int32 elements of the workspace; 0 for none."""
+
     def flush(self, total: Expr, accumulator: Expr) -> Expr:
         """`total` plus the widened accumulator (only with `flush_steps`)."""
 
@@ -148,6 +151,7 @@ class SumRule:
         act_basis: float64 u_j, where they are not.
         weight_basis: planes that have a basis vector (mask planes have none).
         weighted: sums are multiplied by m_i or v_i; False where the sum over activation planes is taken as it is.
+        signed_planes: weight planes of a weight-only layer; their bits are the signs of float32 activations.
     """
 
     act_planes: int = 1
@@ -157,17 +161,26 @@ class SumRule:
     act_basis: tuple[float, ...] = ()
     weight_basis: int = 1
     weighted: bool = True
+    signed_planes: int = 0
 
 
 def workspace_size(shape: ConvShape, rule: SumRule) -> int:
-    """int32 elements of the counts workspace: one per conv output pixel and activation plane, 0 if not needed."""
+    """int32 elements of the counts workspace: one per conv output pixel and activation plane, 0 if not needed.
+
+    Windows of more than one pixel add up counts of input pixels, which follow.
+    """
     if not rule.bipolar or rule.mask_plane >= 0:
         return 0
-    return shape.out_height * shape.out_width * rule.act_planes
+    pixels = shape.out_height * shape.out_width
+    if shape.kernel != (1, 1):
+        pixels += shape.source.padded_height * shape.source.padded_width
+    return pixels * rule.act_planes
 
 
 def basis_dtype(rule: SumRule, epilogue: Epilogue) -> str | None:
     """Dtype of the weight-basis parameter, None where there is none."""
+    if rule.signed_planes:
+        return "float32"
     if epilogue.mode in ("sums", "float32"):
         return None
     if rule.act_integers:
