@@ -13,7 +13,7 @@ from tvm.script.ir_builder import tirx as T
 from .contraction import contraction, tile_weights
 from .epilogue import Epilogue
 from .isa import Expr, Isa, broadcast
-from .problem import ConvShape, SumRule, Tile
+from .problem import ConvShape, SumRule, Tile, workspace_size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +55,14 @@ class Words:
         blocks = -(-shape.blocks * self.isa.lanes // self.channels)
         packed = tile_weights(words, blocks, tile.blocks, self.channels)
         return (packed, self.table()) if self.table_size else (packed,)
+
+    def nest(self, shape: ConvShape) -> ConvShape:
+        """The loop nest for the words that the layer is packed in."""
+        return shape
+
+    def workspace(self, shape: ConvShape, rule: SumRule) -> int:
+        """int32 elements of the workspace."""
+        return workspace_size(shape, rule)
 
     def surplus(self, words: npt.NDArray[Any], shape: ConvShape) -> npt.NDArray[np.int64]:  # noqa: ARG002
         """What the sums of each channel hold beyond the true ones, whatever the input: int64[O]."""

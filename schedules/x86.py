@@ -7,6 +7,7 @@ from typing import Any
 
 from lqcompile.target import Target
 
+from .packed import Packed
 from .problem import ConvShape, Family, SumRule, Tile
 from .words import FloatFma
 from .x86_amx import DotTiles
@@ -40,7 +41,7 @@ def dot8(isa: X86) -> DotTiles | DotVnni | DotPairs:
 
 
 def family(isa: X86, name: str) -> Any:
-    """The kernel family called `name`: ``popcount``, ``lut``, ``dot8`` or ``float``.
+    """The kernel family called `name`: ``popcount``, ``lut``, ``dot8``, ``float`` or ``packed``.
 
     Raises:
         KeyError: there is none.
@@ -50,6 +51,7 @@ def family(isa: X86, name: str) -> Any:
         "dot8": dot8,
         "lut": lambda machine: Lookup(isa=machine),
         "float": lambda machine: FloatFma(isa=machine),
+        "packed": lambda machine: Packed(isa=machine, group=machine.lanes.bit_length() - 1),
     }
     return makers[name](isa)
 

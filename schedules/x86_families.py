@@ -47,6 +47,12 @@ class X86:
         floats = T.reinterpret("float32x8", T.Select(condition, ones, zeros))
         return T.cast(T.call_llvm_pure_intrin("int32", "llvm.x86.avx.movmsk.ps.256", floats), "uint8")
 
+    def permute(self, table: Expr, index: Expr) -> Expr:
+        """``table[index % lanes]`` for each lane of a uint32 vector: VPERMPS on a float32 vector."""
+        name = "llvm.x86.avx512.permvar.sf.512" if self.lanes == 16 else "llvm.x86.avx2.permps"
+        signed = T.reinterpret(vector("int32", self), index)
+        return T.call_llvm_pure_intrin(vector("float32", self), name, table, signed)
+
     @property
     def bytes_type(self) -> str:
         """A vector of unsigned bytes."""

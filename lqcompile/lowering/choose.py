@@ -46,6 +46,10 @@ LUT_LARGEST_SUM = (1 << 16) - 1
 """Its totals are 16 bits wide: it serves no layer of more inputs."""
 
 
+FLOAT_FAMILIES = ("packed", "float")
+"""Families that sum in float32 and so are not exact: on packed weights of a weight-only layer, and on float weights."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
     """A way to compute a contraction: a kernel family and its register tile (None: what the schedule's model picks)."""
@@ -77,8 +81,8 @@ def choose(contraction: Contraction, quantizer: AnyQuantizer | None, target: str
     `quantizer` is that of the codes the contraction reads; decoded levels count as float32.
     """
     families = serving(contraction, quantizer, target)
-    if families == ("float",):
-        return Choice(family="float", reason=_float_reason(contraction, quantizer))
+    if families[0] in FLOAT_FAMILIES:
+        return Choice(family=families[0], reason=_float_reason(contraction, quantizer))
     if families == ("dot8",):
         return Choice(family="dot8", reason="8-bit weights on 8-bit codes")
     pairs = contraction.weights.bits * (quantizer.bits if quantizer else 0)
@@ -120,6 +124,8 @@ def force(region: Region, contraction: Contraction, quantizer: AnyQuantizer | No
 def serving(contraction: Contraction, quantizer: AnyQuantizer | None, target: str) -> tuple[str, ...]:
     """The families that compute a contraction whose input holds codes of `quantizer` (None: float32)."""
     integer = is_integer(contraction, quantizer)
+    if isinstance(contraction.weights, LowBitWeights) and not isinstance(quantizer, Quantizer):
+        return ("packed", "float") if contraction.geometry.group == 1 else ("float",)
     if not isinstance(contraction.weights, LowBitWeights) or not isinstance(quantizer, Quantizer):
         return ("dot8",) if integer else ("float",)
     inputs = contraction.in_shape[0] * contraction.geometry.kernel[0] * contraction.geometry.kernel[1]

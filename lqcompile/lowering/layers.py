@@ -25,11 +25,12 @@ from lqcompile.graph.plan import (
 )
 from lqcompile.graph.specs import Int8Weights, LowBitWeights, Quantizer, UniformQuantizer
 from lqcompile.lowering import parameters as pack
+from lqcompile.lowering.choose import FLOAT_FAMILIES
 from lqcompile.lowering.outputs import affine_parameters, make_steps, make_store, zero_code
 from lqcompile.lowering.program import Step, SumsKernel, Tensor
 from lqcompile.schedules.epilogue import Epilogue, Store
 from lqcompile.schedules.formats import round_up
-from lqcompile.schedules.problem import ConvShape, SumRule, Tile, basis_dtype, output_shapes, workspace_size
+from lqcompile.schedules.problem import ConvShape, SumRule, Tile, basis_dtype, output_shapes
 from lqcompile.target import Target
 
 Operands = tuple[npt.NDArray[Any], ...]
@@ -133,7 +134,7 @@ class _Lowering:
 
     def lower(self) -> tuple[Step, SumsKernel | None]:
         layer, operation = self.layer, self.layer.operation
-        exact = is_exact(operation, layer.quantizer) and layer.family != "float"
+        exact = is_exact(operation, layer.quantizer) and layer.family not in FLOAT_FAMILIES
         self._check_range(exact)
         mode = self._mode(exact)
         rule, words, basis = self._weights(mode)
@@ -163,7 +164,7 @@ class _Lowering:
 
     def tiles(self) -> list[Tile]:
         layer = self.layer
-        exact = is_exact(layer.operation, layer.quantizer) and layer.family != "float"
+        exact = is_exact(layer.operation, layer.quantizer) and layer.family not in FLOAT_FAMILIES
         rule, words, _ = self._weights(self._mode(exact))
         shape = self._shape(words)
         best: Tile = self.schedule.tile(self.isa, self.family, shape, rule, self.pool)
@@ -206,6 +207,10 @@ class _Lowering:
             values = weights.dequantize().reshape(pack.kernel_shape(operation)) * sign.astype(np.float32)
             words = pack.pack_float_words(pack.dense(values, operation.geometry, channels).astype(np.float32))
             return SumRule(), words, np.empty(0)
+        if layer.family == "packed":
+            planes = pack.weight_planes(operation, self.flips)
+            rule = SumRule(signed_planes=weights.bits, weight_basis=planes.basis.shape[1])
+            return rule, pack.pack_bit_words(planes.bits[:, : weights.bits]), planes.basis
         if layer.family == "dot8":
             integers = weights.values if isinstance(weights, Int8Weights) else None
             if isinstance(weights, LowBitWeights):
@@ -402,7 +407,7 @@ class _Lowering:
         if form is None:
             raise TypeError("a contraction reads a formatted tensor")
         geometry = operation.geometry
-        return ConvShape(
+        shape = ConvShape(
             source=form,
             kernel=geometry.kernel,
             strides=geometry.strides,
@@ -415,9 +420,11 @@ class _Lowering:
             weight_planes=words.shape[1],
             pool=self.pool,
         )
+        nest: ConvShape = self.family.nest(shape)
+        return nest
 
     def _workspace(self, shape: ConvShape, rule: SumRule, key: str) -> tuple[Tensor, ...]:
-        size = workspace_size(shape, rule)
+        size = self.family.workspace(shape, rule)
         return (Tensor(key=key, dtype="int32", size=size),) if size else ()
 
     def _sums_kernel(self, shape: ConvShape, tile: Tile, rule: SumRule, operands: Operands) -> SumsKernel:

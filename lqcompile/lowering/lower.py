@@ -39,7 +39,7 @@ from lqcompile.target import Target
 
 Halo = tuple[int, int, int, int]
 
-KINDS: dict[str, Kind] = {"popcount": "bits", "lut": "bits", "dot8": "u8", "float": "f32"}
+KINDS: dict[str, Kind] = {"popcount": "bits", "lut": "bits", "dot8": "u8", "float": "f32", "packed": "f32"}
 """What each kernel family reads."""
 
 INPUT_CHANNELS = 4
