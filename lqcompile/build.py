@@ -19,7 +19,7 @@ from lqcompile.graph.check import load_checked
 from lqcompile.graph.fuse import make_plan
 from lqcompile.graph.plan import Contraction, Plan
 from lqcompile.graph.specs import FloatWeights, Int8Weights, LowBitWeights
-from lqcompile.lowering.choose import Choice
+from lqcompile.lowering.choose import FLOAT_FAMILIES, Choice
 from lqcompile.lowering.driver import Driver, lower_program
 from lqcompile.lowering.lower import lower
 from lqcompile.lowering.outputs import describe, describe_sums
@@ -186,7 +186,7 @@ class _Dump:
 def _refuse_fallback(plan: Plan, choices: dict[str, Choice]) -> None:
     for region in plan.regions:
         operation = region.operation
-        if isinstance(operation, Contraction) and choices[region.name].family == "float":
+        if isinstance(operation, Contraction) and choices[region.name].family in FLOAT_FAMILIES:
             if isinstance(operation.weights, FloatWeights):
                 continue
             raise BuildError(

@@ -15,6 +15,7 @@ from lqcompile.target import Target
 from .arm_dot8 import Dot8
 from .arm_popcount import PopcountBytes
 from .neon import Neon
+from .packed import Packed
 from .problem import ConvShape, Family, SumRule, Tile
 from .words import FloatFma
 
@@ -35,7 +36,7 @@ def dot8(isa: Neon) -> Dot8:
 
 
 def family(isa: Neon, name: str) -> Any:
-    """The kernel family called `name`: ``popcount``, ``dot8`` or ``float``.
+    """The kernel family called `name`: ``popcount``, ``dot8``, ``float`` or ``packed``.
 
     Raises:
         KeyError: there is none.
@@ -44,13 +45,14 @@ def family(isa: Neon, name: str) -> Any:
         "popcount": popcount,
         "dot8": dot8,
         "float": lambda machine: FloatFma(isa=machine),
+        "packed": lambda machine: Packed(isa=machine),
     }
     return makers[name](isa)
 
 
 def tiles(
     isa: Neon,
-    kind: Family,  # noqa: ARG001
+    kind: Family,
     shape: ConvShape,
     rule: SumRule,
     pool: tuple[int, int],
@@ -66,6 +68,8 @@ def tiles(
         pool: fused pooling window.
         blocks: vectors of channels, where they are given by packed weights.
     """
+    if isinstance(kind, Dot8):
+        return kind.tiles(shape, pool, blocks)
     pairs = shape.weight_planes * rule.act_planes
     window = pool[0] * pool[1]
     budget = max(1, isa.accumulators // (pairs * window))

@@ -114,7 +114,7 @@ def test_strict_refuses_to_fall_back(tmp_path: Path) -> None:
         build(path, target="x86-avx2", output=artifact, strict=True)
     assert not artifact.exists()
     report = build(path, target=RUNNABLE[0], output=artifact)
-    assert [layer["kernel"] for layer in report.layers] == ["float"]
+    assert [layer["kernel"] for layer in report.layers] == ["packed"]
 
 
 def test_strict_accepts_float_weights(tmp_path: Path) -> None:

@@ -176,7 +176,7 @@ def test_build(call, compiler, tmp_path):
 
 
 def test_build_says_which_low_bit_layers_fell_back_to_float(capsys):
-    layer = {"op": "LQConv", "weight_bits": 2, "act_bits": 32, "kernel": "float", "reason": "weight-only"}
+    layer = {"op": "LQConv", "weight_bits": 2, "act_bits": 32, "kernel": "packed", "reason": "weight-only"}
     exact = {"op": "LQConv", "weight_bits": 2, "act_bits": 2, "kernel": "popcount", "reason": "cost table"}
     plain = {"op": "Conv", "weight_bits": 32, "act_bits": 32, "kernel": "float", "reason": "weights are float32"}
     report = {

@@ -57,10 +57,11 @@ def build(
 def show_build(report: dict[str, Any]) -> None:
     """Print a build report: which kernel each layer got and why, and the sizes."""
     print_layers(f"{report['artifact']} for {report['target']}", report["layers"])
-    fallen = [layer["name"] for layer in report["layers"] if layer["kernel"] == "float" and layer["weight_bits"] < 32]
-    if fallen:
+    low_bit = [layer for layer in report["layers"] if layer["weight_bits"] < 32]
+    inexact = [layer["name"] for layer in low_bit if layer["kernel"] in ("float", "packed")]
+    if inexact:
         print_text(
-            f"Not exact: {', '.join(fallen)} run in float32 (--strict refuses that); quantize the input of a layer to "
+            f"Not exact: {', '.join(inexact)} run in float32 (--strict refuses that); quantize the input of a layer to "
             "make it exact"
         )
     table = [name for name in report["variants"] if name not in report["measured"]]

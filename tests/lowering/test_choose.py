@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from plans import (
@@ -15,8 +17,9 @@ from plans import (
 
 from lqcompile.errors import UnsupportedError
 from lqcompile.graph.plan import Geometry, Plan
-from lqcompile.lowering.choose import RATES, choose, serving
+from lqcompile.lowering.choose import BYTE_RATES, RATES, choose, serving
 from lqcompile.lowering.lower import lower
+from lqcompile.lowering.parameters import sixteen_bit_run
 from lqcompile.target import find
 
 RNG = np.random.default_rng(0)
@@ -25,7 +28,7 @@ CASES = {
     "bases": ("low", random_quantizer(RNG, 2), ("popcount",), "bases are not integers, 4 plane pairs"),
     "8 bits": ("int8", random_uniform(RNG), ("dot8",), "8-bit weights on 8-bit codes"),
     "float": ("float", random_uniform(RNG), ("float",), "weights are float32"),
-    "weight-only": ("low", None, ("float",), "weight-only: 2-bit weights on float32 input"),
+    "weight-only": ("low", None, ("packed", "float"), "weight-only: 2-bit weights on float32 input"),
     "mixed": ("int8", random_quantizer(RNG, 2), ("float",), "8-bit weights on codes of another kind"),
 }
 
@@ -64,9 +67,23 @@ def test_integer_bases_get_the_fastest_family(target: str, bits: int) -> None:
     assert set(families) == set(RATES[target])
     choice = choose(contraction, quantizer, target)
     costs = {name: (1 if name == "dot8" else 2 * bits) / rate for name, rate in RATES[target].items()}
+    if target in BYTE_RATES:
+        run = sixteen_bit_run(contraction.weights.integers(), int(quantizer.basis.sum()))
+        costs["dot8"] = (run + 1) / (run * BYTE_RATES[target])
     best, other = sorted(costs, key=costs.__getitem__)[:2]
     ratio = costs[other] / costs[best]
     assert (choice.family, choice.reason) == (best, f"cost table: {ratio:.1f} x {other} at {2 * bits} plane pairs")
+
+
+@pytest.mark.parametrize(("largest", "family"), [(3, "dot8"), (255, "lut")])
+def test_byte_products_need_small_integers(largest: int, family: str) -> None:
+    """Of weights up to 127: products of large ones saturate 16 bits, and then plane pairs are faster."""
+    rng = np.random.default_rng(largest)
+    quantizer = replace(random_quantizer(rng, 2, integer=True), basis=np.array([1, largest - 1], np.float32))
+    plan = layer("integer", quantizer, inputs=64, outputs=64)
+    operation = plan.regions[-1].operation
+    weights = replace(operation.weights, basis=np.tile(np.array([42, 85], np.float32), (64, 1)))
+    assert choose(replace(operation, weights=weights), quantizer, "x86-avx2").family == family
 
 
 @pytest.mark.parametrize(

@@ -22,9 +22,11 @@ from plans import (
     small_network,
 )
 
+from lqcompile.encoding import activation_levels
 from lqcompile.graph.plan import AddValue, Clamp, Contraction, Geometry, MaxPool, Plan
 from lqcompile.graph.specs import LowBitWeights, Quantizer
 from lqcompile.lowering.choose import RATES, serving
+from lqcompile.lowering.parameters import sixteen_bit_run
 from lqcompile.reference import execute_region
 from lqcompile.target import Target, find
 
@@ -225,7 +227,7 @@ def test_float_layers_are_close_to_the_reference(name: str) -> None:
     plan = builder.finish(*plain, *low)
     x = rng.normal(size=(2, 33, 7, 9)).astype(np.float32)
     compiled = compile_plan(plan, find(name))
-    assert [choice.family for choice in compiled.program.choices.values()] == ["float", "float"]
+    assert [choice.family for choice in compiled.program.choices.values()] == ["float", "packed"]
     check_equal(plan, compiled.load(), x, tolerance=1e-4)
 
 
@@ -235,6 +237,39 @@ def test_vector_popcount_equals_the_reference(target: Target) -> None:
     skip_unless_runnable(runs_on)
     plan, families, x = every_family(np.random.default_rng(target.lanes), 70, target.name)
     check_equal(plan, compile_plan(plan, target, families).load(), x)
+
+
+RUNS = {(85, 170): 0, (42, 170): 1, (42, 85): 2, (42, 42): 4, (21, 21): 8, (2, 2): 24}
+"""(Larger weight basis, larger code basis), each twice its smaller one, to words summed in 16 bits over 32 channels."""
+
+
+@pytest.mark.parametrize("bases", RUNS)
+@pytest.mark.parametrize("name", X86)
+def test_the_largest_products_do_not_saturate(name: str, bases: tuple[int, int]) -> None:
+    """Weights and codes at their limits, all of one sign in some channels."""
+    skip_unless_runnable(find(name))
+    rng = np.random.default_rng(bases)
+    builder = PlanBuilder(rng, (32, 5, 6))
+    quantizer = random_quantizer(rng, 2, integer=True)
+    basis = np.array([bases[1] // 2, bases[1]], np.float32)
+    levels, codes = activation_levels(basis.astype(np.float64) * quantizer.scale, 0.0)
+    quantizer = replace(
+        quantizer,
+        basis=basis,
+        levels=levels.astype(np.float32),
+        codes=codes,
+        thresholds=np.array([-8.0, -4.0, 1.0], np.float32),
+    )
+    weights = random_low_bit(rng, (40, 32, 3, 3), 2, integer=True)
+    planes = weights.planes.copy()
+    planes[:8], planes[8:16] = 255, 0
+    weights = replace(weights, planes=planes, basis=np.tile(np.float32([bases[0] // 2, bases[0]]), (40, 1)))
+    source = builder.quantized_input(quantizer)
+    plan = builder.finish(*builder.contract(source, weights, Geometry(kernel=(3, 3), pads=(1, 1, 1, 1))))
+    largest = int(quantizer.basis.sum())
+    assert sixteen_bit_run(weights.integers(), largest) == RUNS[bases]
+    compiled = compile_plan(plan, find(name), {"region1": "dot8"})
+    check_equal(plan, compiled.load(), rng.normal(size=(2, 32, 5, 6)).astype(np.float32))
 
 
 @pytest.mark.parametrize("name", X86)
