@@ -56,6 +56,10 @@ class Words:
         packed = tile_weights(words, blocks, tile.blocks, self.channels)
         return (packed, self.table()) if self.table_size else (packed,)
 
+    def with_run(self, run: int) -> Words:  # noqa: ARG002
+        """The family for integers of which `run` words can be summed in 16 bits; most need no such proof."""
+        return self
+
     def nest(self, shape: ConvShape) -> ConvShape:
         """The loop nest for the words that the layer is packed in."""
         return shape

@@ -12,7 +12,8 @@ from .problem import ConvShape, Family, SumRule, Tile
 from .words import FloatFma
 from .x86_amx import DotTiles
 from .x86_amx_tile import best_group
-from .x86_families import X86, DotPairs, DotVnni, PopcountBytes, PopcountCarrySave, PopcountLanes
+from .x86_dot8 import DotPairs
+from .x86_families import X86, DotVnni, PopcountBytes, PopcountCarrySave, PopcountLanes
 from .x86_lut import Lookup
 
 

@@ -1,8 +1,8 @@
 """x86-64 vector operations, and the kernel families that AVX2, AVX-512, VNNI and VPOPCNTDQ give.
 
 Facts on instructions are from Intel's Intrinsics Guide and uops.info: VPDPBUSD multiplies unsigned by signed bytes and
-adds four products per 32-bit lane; VPMADDUBSW saturates at 16 bits, so it only sums popcounts here; VPMADDWD is exact
-on 16-bit factors; without VPOPCNTDQ a popcount is two table look-ups (VPSHUFB) per byte.
+adds four products per 32-bit lane; VPMADDUBSW saturates at 16 bits, so it only sums popcounts here; without VPOPCNTDQ a
+popcount is two table look-ups (VPSHUFB) per byte.
 """
 
 from __future__ import annotations
@@ -158,31 +158,3 @@ class DotVnni(Words):
         signed = T.reinterpret(f"int8x{self.isa.lanes * 4}", weight[0])
         name = f"llvm.x86.avx512.vpdpbusd.{self.isa.lanes * 32}"
         return T.call_llvm_pure_intrin(vector("int32", self.isa), name, accumulator, activation[0], signed)
-
-
-@dataclass(frozen=True, kw_only=True)
-class DotPairs(Words):
-    """Two VPMADDWD on 16-bit pairs (even and odd channels of a word): exact without VNNI."""
-
-    isa: X86
-    accumulator: str = "int32"
-    weight_dtype: str = "int32"
-    vectors: int = 2
-    cycles: float = 2.0
-
-    def activation(self, source: Any, index: Expr) -> list[Expr]:
-        """Channels 0, 2 and channels 1, 3 of one pixel as 16-bit pairs, in every lane."""
-        word = T.reinterpret("uint32", source[T.ramp(index, 1, 4)])
-        mask = T.uint32(0x00FF00FF)
-        pairs = f"int16x{self.isa.lanes * 2}"
-        halves = (word & mask, T.shift_right(word, T.uint32(8)) & mask)
-        return [T.reinterpret(pairs, broadcast(half, self.isa)) for half in halves]
-
-    def step(self, accumulator: Expr, activation: Sequence[Expr], weight: Sequence[Expr]) -> Expr:
-        """Adds four products per lane."""
-        name = "llvm.x86.avx512.pmaddw.d.512" if self.isa.lanes == 16 else "llvm.x86.avx2.pmadd.wd"
-        pairs = f"int16x{self.isa.lanes * 2}"
-        for half, factor in zip(activation, weight, strict=True):
-            product = T.call_llvm_pure_intrin(vector("int32", self.isa), name, half, T.reinterpret(pairs, factor))
-            accumulator = accumulator + product
-        return accumulator

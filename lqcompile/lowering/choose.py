@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from lqcompile.errors import UnsupportedError
 from lqcompile.graph.plan import AnyQuantizer, Contraction, Region, is_integer
 from lqcompile.graph.specs import LowBitWeights, Quantizer
+from lqcompile.lowering.parameters import kernel_shape, sixteen_bit_run
 from lqcompile.schedules.formats import round_up
 from lqcompile.schedules.problem import Tile
 
 RATES = {
-    "x86-avx2": {"popcount": 306.0, "lut": 441.0, "dot8": 54.0},
+    "x86-avx2": {"popcount": 306.0, "lut": 450.0, "dot8": 75.0},
     "x86-avx-vnni": {"popcount": 77.0, "dot8": 48.0},
     "x86-avx512": {"popcount": 450.0, "dot8": 53.0},
     "x86-avx512-vnni": {"popcount": 400.0, "dot8": 236.0},
@@ -38,6 +39,9 @@ RATES = {
 
 Targets offer the families of their row; all serve 8-bit and float weights.
 """
+
+BYTE_RATES = {"x86-avx2": 141.0}
+"""Of dot8 where long runs of products can be summed in 16 bits; a run of n words takes one step more."""
 
 LUT_CHANNELS = 32
 """Output channels of a vector of the `lut` family: others are multiplied in vain."""
@@ -88,14 +92,18 @@ def choose(contraction: Contraction, quantizer: AnyQuantizer | None, target: str
     pairs = contraction.weights.bits * (quantizer.bits if quantizer else 0)
     if families == ("popcount",):
         return Choice(family="popcount", reason=f"bases are not integers, {pairs} plane pairs")
-    costs = sorted((_cost(family, contraction, pairs, target), family) for family in families)
+    costs = sorted((_cost(family, contraction, quantizer, target), family) for family in families)
     (least, best), (more, other) = costs[:2]
     return Choice(family=best, reason=f"cost table: {more / least:.1f} x {other} at {pairs} plane pairs")
 
 
-def _cost(family: str, contraction: Contraction, pairs: int, target: str) -> float:
+def _cost(family: str, contraction: Contraction, quantizer: AnyQuantizer | None, target: str) -> float:
     """Time per multiply-accumulate, relative to the other families."""
-    cost = (1 if family == "dot8" else pairs) / RATES[target][family]
+    rate = RATES[target][family]
+    if family == "dot8":
+        run = _run(contraction, quantizer) if target in BYTE_RATES else 0
+        return (run + 1) / (run * BYTE_RATES[target]) if run else 1 / rate
+    cost = contraction.weights.bits * (quantizer.bits if quantizer else 0) / rate
     if family != "lut":
         return cost
     outputs, height, width = contraction.out_shape
@@ -104,6 +112,14 @@ def _cost(family: str, contraction: Contraction, pairs: int, target: str) -> flo
         return 2 * cost
     padded: int = round_up(outputs, LUT_CHANNELS)
     return cost * padded / outputs
+
+
+def _run(contraction: Contraction, quantizer: AnyQuantizer | None) -> int:
+    """Words of products that can be summed in 16 bits; 0: not even one."""
+    weights = contraction.weights
+    if not isinstance(weights, LowBitWeights) or not isinstance(quantizer, Quantizer):
+        return 0
+    return sixteen_bit_run(weights.integers().reshape(kernel_shape(contraction)), int(quantizer.basis.sum()))
 
 
 def force(region: Region, contraction: Contraction, quantizer: AnyQuantizer | None, family: str, target: str) -> Choice:

@@ -39,6 +39,9 @@ Operands = tuple[npt.NDArray[Any], ...]
 LARGEST_SUM = (1 << 31) - 1
 """Integer sums live in int32."""
 
+LARGEST_CODE = 255
+"""Of 8-bit activations, as they are stored."""
+
 LARGEST_FUSED_WINDOW = 4
 """Positions of a max-pooling window that is fused: each is a set of accumulators."""
 
@@ -219,6 +222,8 @@ class _Lowering:
                 raise TypeError("dot8 needs integer weights")
             signed = integers.reshape(pack.kernel_shape(operation)) * sign.astype(np.int8)
             flipped = pack.dense(signed, operation.geometry, channels)
+            largest = int(quantizer.basis.sum()) if isinstance(quantizer, Quantizer) else LARGEST_CODE
+            self.family = self.family.with_run(pack.sixteen_bit_run(flipped, largest))
             return (
                 SumRule(act_integers=(1,), weighted=False),
                 pack.pack_byte_words(flipped, self.family.vectors),

@@ -109,6 +109,34 @@ def pack_byte_words(values: npt.NDArray[np.int8], vectors: int) -> npt.NDArray[A
     return result
 
 
+def sixteen_bit_run(values: npt.NDArray[np.int8], largest: int) -> int:
+    """How many words of four bytes times bytes can be summed in 16 bits, two products to a sum, whatever the codes.
+
+    Every partial sum lies between the sums of its positive and of its negative products.
+
+    Args:
+        values: weights, int8[O, C, kh, kw].
+        largest: code, 0 to 255; the smallest is 0.
+
+    Returns:
+        Words of a row of taps if their sums fit, else a number that divides the words of a tap; 0: not even one fits.
+    """
+    moved = np.moveaxis(values, 1, -1).astype(np.int32)
+    padded = np.pad(moved, [(0, 0)] * 3 + [(0, -moved.shape[-1] % 4)])
+    pairs = padded.reshape(*moved.shape[:3], -1, 2, 2)
+    words = pairs.shape[3]
+    limit = np.iinfo(np.int16).max // max(largest, 1)
+    signs = [np.maximum(pairs, 0).sum(axis=-1), np.maximum(-pairs, 0).sum(axis=-1)]
+    if all(sums.sum(axis=(2, 3)).max() <= limit for sums in signs):
+        return int(moved.shape[2] * words)
+    for run in range(words, 0, -1):
+        if words % run == 0 and all(
+            sums.reshape(*moved.shape[:3], words // run, run, 2).sum(axis=4).max() <= limit for sums in signs
+        ):
+            return run
+    return 0
+
+
 def pack_float_words(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """float32[O, C, kh, kw] -> float32[O, 1, kh, kw, C, 1]."""
     return np.ascontiguousarray(np.moveaxis(values, 1, -1))[:, None, ..., None]

@@ -51,6 +51,41 @@ def test_bit_words(seed: int) -> None:
 
 
 @SEEDS
+def test_nibbles(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    bits = rng.integers(0, 2, (2, 3, 37, 1, 2)).astype(np.uint8)
+    nibbles = pack.pack_nibbles(bits)
+    assert nibbles.shape == (2, 3, 1, 2, 8, 2)
+    assert nibbles.max() <= 15
+    for o, p, c, y, x in np.ndindex(bits.shape):
+        assert nibbles[o, p, y, x, c // 8, c // 4 % 2] >> (c % 4) & 1 == bits[o, p, c, y, x]
+    assert not (nibbles[..., 4, 1] >> 1).any() and not nibbles[..., 5:, :].any()
+
+
+@SEEDS
+@pytest.mark.parametrize("largest", [0, 1, 7, 60, 130, 255])
+def test_sixteen_bit_runs_hold_for_every_code(seed: int, largest: int) -> None:
+    """The worst codes, 0 or the largest for each weight's sign, against every run of the length that is claimed."""
+    rng = np.random.default_rng(seed)
+    shape = (int(rng.integers(1, 4)), int(rng.integers(1, 40)), int(rng.integers(1, 4)), int(rng.integers(1, 4)))
+    values = rng.integers(-128, 128, shape).astype(np.int8) // (1 << int(rng.integers(0, 7)))
+    run = pack.sixteen_bit_run(values, largest)
+    words = -(-shape[1] // 4)
+    assert run == shape[3] * words or run == 0 or words % run == 0
+
+    def largest_sum(length: int) -> int:
+        moved = np.pad(np.moveaxis(values, 1, -1).astype(int), [(0, 0)] * 3 + [(0, -shape[1] % 4)])
+        rows = moved.reshape(*moved.shape[:2], -1, length, 2, 2)
+        worst = [(rows * np.where(rows > 0, first, largest - first)).sum(axis=(-3, -1)) for first in (0, largest)]
+        return max(int(np.abs(sums).max()) for sums in worst)
+
+    assert run == 0 or largest_sum(run) <= 32767
+    longer = [size for size in (*range(1, words + 1), shape[3] * words) if size > run]
+    longer = [size for size in longer if words % size == 0 or size == shape[3] * words]
+    assert all(largest_sum(size) > 32767 for size in longer)
+
+
+@SEEDS
 @pytest.mark.parametrize("vectors", [1, 2, 4])
 def test_byte_words(seed: int, vectors: int) -> None:
     rng = np.random.default_rng(seed)

@@ -14,11 +14,12 @@ from lqcompile.target import find
 
 INSTRUCTIONS = {
     ("x86-avx2", "popcount"): ["vpshufb", "vpmaddubsw"],
-    ("x86-avx2", "dot8"): ["vpmaddwd"],
+    ("x86-avx2", "lut"): ["vpshufb", "vbroadcasti128"],
+    ("x86-avx2", "dot8"): ["vpmaddubsw", "vpaddw", "vpmaddwd"],
     ("x86-avx-vnni", "popcount"): ["vpshufb", "vpdpbusd"],
     ("x86-avx-vnni", "dot8"): ["vpdpbusd"],
     ("x86-avx512", "popcount"): ["vpternlog", "vpshufb", "vpmaddwd"],
-    ("x86-avx512", "dot8"): ["vpmaddwd"],
+    ("x86-avx512", "dot8"): ["vpmaddubsw", "vpaddw", "vpmaddwd"],
     ("x86-avx512-vnni", "popcount"): ["vpternlog", "vpshufb", "vpdpbusd"],
     ("x86-avx512-vnni", "dot8"): ["vpdpbusd"],
     ("x86-avx512-vpopcntdq", "popcount"): ["vpopcntd"],

@@ -1,0 +1,111 @@
+"""8-bit dot products on x86 without VNNI: 16-bit multiplies, or byte multiplies where 16-bit sums provably hold.
+
+VPMADDUBSW does 32 products (256 bits) but saturates at 16 bits; VPMADDWD does 16 and is exact. Both issue twice per
+cycle. `lqcompile.lowering.parameters.sixteen_bit_run` proves from the weights of a layer how many VPMADDUBSW can be
+added up without saturation; `with_run` takes the family for that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tvm.script.ir_builder import tirx as T
+
+from .isa import Expr, broadcast, vector
+from .words import Words
+from .x86_families import X86
+
+
+@dataclass(frozen=True, kw_only=True)
+class DotPairs(Words):
+    """Two VPMADDWD on 16-bit pairs (even and odd channels of a word): exact for all bytes."""
+
+    isa: X86
+    accumulator: str = "int32"
+    weight_dtype: str = "int32"
+    vectors: int = 2
+    cycles: float = 1.0
+
+    def with_run(self, run: int) -> Words:
+        """Byte multiplies, summed `run` at a time in 16 bits; 0: they would saturate."""
+        if run == 0:
+            return self
+        return DotBytes(isa=self.isa, flush_steps=run) if run > 1 else DotBytesWide(isa=self.isa)
+
+    def activation(self, source: Any, index: Expr) -> list[Expr]:
+        """Channels 0, 2 and channels 1, 3 of one pixel as 16-bit pairs, in every lane."""
+        lanes = self.isa.lanes * 2
+        word = broadcast(T.reinterpret("uint32", source[T.ramp(index, 1, 4)]), self.isa)
+        halves = T.bind(T.reinterpret(f"uint16x{lanes}", word))
+        even = T.bitwise_and(halves, T.broadcast(T.uint16(0xFF), lanes))
+        odd = T.shift_right(halves, T.broadcast(T.uint16(8), lanes))
+        return [T.reinterpret(f"int16x{lanes}", half) for half in (even, odd)]
+
+    def step(self, accumulator: Expr, activation: Sequence[Expr], weight: Sequence[Expr]) -> Expr:
+        """Adds four products per lane."""
+        for half, factor in zip(activation, weight, strict=True):
+            accumulator = accumulator + multiply_words(half, T.reinterpret(_words(self.isa), factor), self.isa)
+        return accumulator
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Bytes(Words):
+    """VPMADDUBSW on four channels of a pixel."""
+
+    isa: X86
+    weight_dtype: str = "int32"
+
+    def activation(self, source: Any, index: Expr) -> list[Expr]:
+        """Four channels of one pixel, in every lane."""
+        word = T.reinterpret("int32", source[T.ramp(index, 1, 4)])
+        return [T.reinterpret(self.isa.bytes_type, broadcast(word, self.isa))]
+
+    def products(self, activation: Expr, weight: Expr) -> Expr:
+        """Sums of two neighbouring products, 16 bits each."""
+        name = "llvm.x86.avx512.pmaddubs.w.512" if self.isa.lanes == 16 else "llvm.x86.avx2.pmadd.ub.sw"
+        signed = T.reinterpret(f"int8x{self.isa.lanes * 4}", weight)
+        return T.call_llvm_pure_intrin(_words(self.isa), name, activation, signed)
+
+    def widened(self, sums: Expr) -> Expr:
+        """Sums of two neighbouring 16-bit sums."""
+        return multiply_words(sums, T.broadcast(T.int16(1), self.isa.lanes * 2), self.isa)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DotBytes(_Bytes):
+    """VPMADDUBSW and VPADDW, widened every `flush_steps` words."""
+
+    accumulator: str = "int16"
+    cycles: float = 0.5
+
+    def step(self, accumulator: Expr, activation: Sequence[Expr], weight: Sequence[Expr]) -> Expr:
+        """Adds four products per lane, in two 16-bit sums."""
+        return accumulator + self.products(activation[0], weight[0])
+
+    def flush(self, total: Expr, accumulator: Expr) -> Expr:
+        """Adds both 16-bit sums of a lane."""
+        return total + self.widened(accumulator)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DotBytesWide(_Bytes):
+    """VPMADDUBSW, widened at once."""
+
+    accumulator: str = "int32"
+    cycles: float = 1.0
+
+    def step(self, accumulator: Expr, activation: Sequence[Expr], weight: Sequence[Expr]) -> Expr:
+        """Adds four products per lane."""
+        return accumulator + self.widened(self.products(activation[0], weight[0]))
+
+
+def multiply_words(left: Expr, right: Expr, isa: X86) -> Expr:
+    """Sums of two neighbouring products of 16-bit numbers (VPMADDWD), 32 bits each."""
+    name = "llvm.x86.avx512.pmaddw.d.512" if isa.lanes == 16 else "llvm.x86.avx2.pmadd.wd"
+    return T.call_llvm_pure_intrin(vector("int32", isa), name, left, right)
+
+
+def _words(isa: X86) -> str:
+    return f"int16x{isa.lanes * 2}"
