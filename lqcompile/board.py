@@ -210,18 +210,15 @@ def measure(_arrays: Arrays, *, seconds: float) -> Answer:
 
 
 @_offer
-def time_layers(arrays: Arrays, *, model: str, rounds: int) -> Answer:
-    """Time each region of a model alone, on what the regions before it left.
+def time_layer(arrays: Arrays, *, model: str, layer: str, rounds: int) -> Answer:
+    """Time one region of a model alone, on what the regions before it left: ask for them in order.
 
     Raises:
         DeviceError: this is an emulator.
     """
     _refuse_emulator()
-    medians = {}
-    for name, runner in _session.models[model].layer_runners(arrays).items():
-        stopwatch = Stopwatch({name: runner})
-        medians[name] = spread([stopwatch.round()[name] for _ in range(rounds)]).median_ms
-    return {"median_ms": medians}, {}
+    stopwatch = Stopwatch({layer: _session.models[model].layer_runners(arrays)[layer]})
+    return {"median_ms": spread([stopwatch.round()[layer] for _ in range(rounds)]).median_ms}, {}
 
 
 def _refuse_emulator() -> None:

@@ -49,7 +49,7 @@ class RemoteModel:
     ) -> None:
         artifact = read_artifact(path)
         self.manifest = artifact.manifest
-        self.variant = _variant_for(device, artifact.manifest)
+        self.variant = variant_for(device, artifact.manifest)
         self.inputs = [_port(entry) for entry in artifact.manifest["inputs"]]
         self.outputs = [_port(entry) for entry in artifact.manifest["outputs"]]
         self.seconds: float | None = None
@@ -101,8 +101,12 @@ class RemoteModel:
         return {value: np.concatenate([part[value] for part in parts]) for value in parts[0]}
 
 
-def _variant_for(device: Device, manifest: dict[str, Any]) -> dict[str, Any]:
-    """The variant that the board will pick, or a refusal before code runs that its CPU does not know."""
+def variant_for(device: Device, manifest: dict[str, Any]) -> dict[str, Any]:
+    """The variant of an artifact that the board will pick.
+
+    Raises:
+        ArtifactError: its CPU can run none, as it says itself; better now than by code that it does not know.
+    """
     info = device.info
     try:
         return select_variant(manifest, info["features"], machine=info["machine"], system=info["system"])

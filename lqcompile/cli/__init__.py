@@ -20,6 +20,7 @@ from lqcompile.cli import (
     building,
     bundling,
     demonstration,
+    devices,
     inspection,
     running,
     serving,
@@ -49,6 +50,7 @@ app.command("verify", epilog=verification.EXAMPLE)(verification.verify)
 app.command("inspect", epilog=inspection.EXAMPLE)(inspection.inspect)
 app.command("bench", epilog=benchmark.EXAMPLE)(benchmark.bench)
 app.command("targets", epilog=targeting.EXAMPLE)(targeting.targets)
+app.command("devices", epilog=devices.EXAMPLE)(devices.devices)
 app.command("bundle", epilog=bundling.EXAMPLE)(bundling.bundle)
 app.command("serve", epilog=serving.EXAMPLE)(serving.serve)
 app.command("demo", epilog=demonstration.EXAMPLE)(demonstration.demo)

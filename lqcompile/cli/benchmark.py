@@ -8,9 +8,17 @@ from typing import Annotated, Any
 
 import typer
 
+from lqcompile.cli.board_times import DEFAULT_LIMIT_S, Work, bench_there, show_board
 from lqcompile.cli.building import DEFAULT_TARGET, TargetOption
-from lqcompile.cli.console import JsonOption, print_json, print_table, print_text, progress_bar
-from lqcompile.cli.opening import ArtifactOption, SamplesOption, SeedOption, compiled_model, samples_for
+from lqcompile.cli.console import JsonOption, ProgressCallback, print_json, print_table, print_text, progress_bar
+from lqcompile.cli.opening import (
+    ArtifactOption,
+    SamplesOption,
+    SeedOption,
+    compiled_model,
+    samples_for,
+)
+from lqcompile.cli.reaching import DEFAULT_TIMEOUT, KeyOption, RpcOption, TimeoutOption, TrackerOption, board
 
 EXAMPLE = "Example: lqcompile bench model.onnx --against onnxruntime-fp32,onnxruntime-int8"
 
@@ -21,8 +29,13 @@ def bench(
     artifact: ArtifactOption = None,
     target: TargetOption = DEFAULT_TARGET,
     against: Annotated[
-        str, typer.Option(help="Comma-separated peers: onnxruntime-fp32, onnxruntime-int8, or none.")
-    ] = "onnxruntime-fp32,onnxruntime-int8",
+        str | None,
+        typer.Option(
+            help="Comma-separated peers, or none: onnxruntime-fp32, onnxruntime-int8, on a board also float-twin "
+            "(default: all that are there).",
+            show_default=False,
+        ),
+    ] = None,
     float_model: Annotated[
         Path | None, typer.Option("--float-model", help="Float twin for the peers (default: derived from MODEL).")
     ] = None,
@@ -31,36 +44,78 @@ def bench(
     batch: Annotated[int, typer.Option(min=1, help="Samples in a call.")] = 1,
     threads: Annotated[int, typer.Option(min=1, help="Threads of every side.")] = 1,
     repeats: Annotated[int, typer.Option(min=1, help="Rounds; the median counts.")] = 50,
+    rpc: RpcOption = None,
+    tracker: TrackerOption = None,
+    key: KeyOption = "",
+    timeout: TimeoutOption = DEFAULT_TIMEOUT,
+    limit: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SECONDS",
+            min=0.0,
+            help="On a board: longest measurement (default: 30); it ends once the medians are certain.",
+        ),
+    ] = None,
     json_output: JsonOption = False,
 ) -> None:
-    """Time a model against ONNX Runtime, interleaved in one run."""
+    """Time a model against ONNX Runtime, interleaved in one run; here or on a board."""
+    from lqcompile.errors import InputError
+
+    with progress_bar(f"Timing {model.name}") as move, board(rpc, tracker, key, timeout, move) as device:
+        if device is None and limit is not None:
+            raise InputError("bench: found --limit without --rpc or --tracker, expected a board with it")
+        work = Work(
+            model=model,
+            artifact=artifact,
+            target=target,
+            against=against,
+            float_model=float_model,
+            samples=samples,
+            seed=seed,
+            batch=batch,
+            threads=threads,
+            repeats=repeats,
+        )
+        if device is None:
+            report = _bench_here(work, move)
+        else:
+            report = bench_there(work, device, DEFAULT_LIMIT_S if limit is None else limit, move)
+    if json_output:
+        print_json(report)
+    elif device is None:
+        show_bench(report)
+    else:
+        show_board(report, str(device))
+
+
+def _bench_here(work: Work, move: ProgressCallback) -> dict[str, Any]:
     from lqcompile import bench as timing
     from lqcompile.artifact import is_artifact
     from lqcompile.errors import InputError
-    from lqcompile.peers import parse_peers
+    from lqcompile.peers import PEERS, parse_peers
 
-    names = parse_peers(against)
-    if names and float_model is None and is_artifact(model):
+    names = PEERS if work.against is None else parse_peers(work.against)
+    if names and work.float_model is None and is_artifact(work.model):
         raise InputError(
-            f"bench '{model}': found an artifact alone, expected an ONNX file to make the peers from; "
+            f"bench '{work.model}': found an artifact alone, expected an ONNX file to make the peers from; "
             "give the ONNX file with --artifact, or --float-model, or --against none"
         )
     with (
-        progress_bar(f"Timing {model.name}") as move,
         tempfile.TemporaryDirectory(prefix="lqcompile-") as folder,
-        compiled_model(model, artifact, target, threads, move) as compiled,
+        compiled_model(work.model, work.artifact, work.target, work.threads, move) as compiled,
     ):
-        arrays, _ = samples_for(compiled.inputs[0], samples, max(batch, 64), seed)
+        arrays, _ = samples_for(compiled.inputs[0], work.samples, max(work.batch, 64), work.seed)
         peers = timing.open_peers(
-            names, model=model, float_model=float_model, folder=Path(folder), calibration=arrays, threads=threads
+            names,
+            model=work.model,
+            float_model=work.float_model,
+            folder=Path(folder),
+            calibration=arrays,
+            threads=work.threads,
         )
-        feeds = {name: array[:batch] for name, array in arrays.items()}
-        report = timing.bench(compiled, peers, feeds, threads=threads, repeats=repeats, progress=move).to_json()
-    report["variant"] = compiled.variant["name"]
-    if json_output:
-        print_json(report)
-    else:
-        show_bench(report)
+        feeds = {name: array[: work.batch] for name, array in arrays.items()}
+        report = timing.bench(compiled, peers, feeds, threads=work.threads, repeats=work.repeats, progress=move)
+        return report.to_json() | {"variant": compiled.variant["name"]}
 
 
 def show_bench(report: dict[str, Any]) -> None:

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from lqcompile.device import Device
     from lqcompile.inputs import Arrays, Port
+    from lqcompile.remote import RemoteModel
     from lqcompile.runtime import CompiledModel
 
 ArtifactOption = Annotated[
@@ -32,8 +34,13 @@ SeedOption = Annotated[int, typer.Option("--seed", help="Seed of random samples.
 
 @contextmanager
 def compiled_model(
-    model: Path, artifact: Path | None, target: str, threads: int | None, progress: ProgressCallback
-) -> Iterator[CompiledModel]:
+    model: Path,
+    artifact: Path | None,
+    target: str,
+    threads: int | None,
+    progress: ProgressCallback,
+    device: Device | None = None,
+) -> Iterator[CompiledModel | RemoteModel]:
     """Load the artifact of a model; build it in a temporary folder where none is given.
 
     Args:
@@ -41,22 +48,49 @@ def compiled_model(
         artifact: its artifact, or None.
         target: what to build for.
         threads: threads to run with, or None for all cores.
-        progress: moves the bar while building.
+        progress: moves the bar while building and uploading.
+        device: board to load it on, or None for this machine.
+    """
+    with artifact_file(model, artifact, target, progress, device) as path:
+        if device is None:
+            from lqcompile.runtime import load
+
+            yield load(path, threads=threads)
+        else:
+            from lqcompile.remote import RemoteModel
+
+            yield RemoteModel(device, path, threads=threads, progress=progress)
+
+
+@contextmanager
+def artifact_file(
+    model: Path, artifact: Path | None, target: str, progress: ProgressCallback, device: Device | None = None
+) -> Iterator[Path]:
+    """The artifact of a model; built in a temporary folder where none is given.
+
+    Raises:
+        TargetError: it would be built for another architecture than the board's.
     """
     from lqcompile.artifact import is_artifact
-    from lqcompile.runtime import load
 
     if artifact is None and is_artifact(model):
         artifact = model
     if artifact is not None:
-        yield load(artifact, threads=threads)
+        yield artifact
         return
     from lqcompile.build import build
+    from lqcompile.errors import TargetError
+    from lqcompile.target import find
 
+    if device is not None and find(target).machine != device.info["machine"]:
+        raise TargetError(
+            f"target '{target}': found code for {find(target).machine}, expected {device.info['machine']}, which "
+            f"{device} is; choose another --target ('lqcompile targets' lists them), or give an artifact"
+        )
     with tempfile.TemporaryDirectory(prefix="lqcompile-") as folder:
         path = Path(folder) / "model.tar"
         build(model, target=target, output=path, progress=progress)
-        yield load(path, threads=threads)
+        yield path
 
 
 def samples_for(port: Port, samples: Path | None, count: int, seed: int) -> tuple[Arrays, npt.NDArray[np.int64] | None]:

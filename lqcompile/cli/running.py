@@ -5,12 +5,16 @@ from __future__ import annotations
 import io
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from lqcompile.cli.console import JsonOption, print_json, print_table, print_text
-from lqcompile.cli.opening import SeedOption, ThreadsOption
+from lqcompile.cli.console import JsonOption, print_json, print_table, print_text, progress_bar
+from lqcompile.cli.opening import SeedOption, ThreadsOption, compiled_model
+from lqcompile.cli.reaching import DEFAULT_TIMEOUT, KeyOption, RpcOption, TimeoutOption, TrackerOption, board
+
+if TYPE_CHECKING:
+    from lqcompile.remote import RemoteModel
 
 EXAMPLE = "Example: lqcompile run model.tar --input image.npy -o result.npz"
 
@@ -28,26 +32,38 @@ def run(
     seed: SeedOption = 0,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the outputs to this .npz file.")] = None,
     threads: ThreadsOption = None,
+    rpc: RpcOption = None,
+    tracker: TrackerOption = None,
+    key: KeyOption = "",
+    timeout: TimeoutOption = DEFAULT_TIMEOUT,
     json_output: JsonOption = False,
 ) -> None:
     """Run an artifact on arrays."""
     import numpy as np
 
+    from lqcompile import cpu
+    from lqcompile.conditions import emulator
     from lqcompile.errors import InputError
     from lqcompile.files import check_writable, write_atomically
     from lqcompile.inputs import check_inputs, load_inputs, random_inputs
-    from lqcompile.runtime import load
 
     if bool(inputs) == (random is not None):
         raise InputError("run: found neither or both of --input and --random, expected one of them")
     if output is not None:
         check_writable(output)
-    compiled = load(artifact, threads=threads)
-    arrays = load_inputs(inputs, compiled.inputs) if inputs else random_inputs(compiled.inputs, random or 0, seed)
-    arrays = check_inputs(compiled.inputs, arrays)
-    start = time.perf_counter()
-    outputs = compiled.run(arrays)
-    seconds = time.perf_counter() - start
+    with (
+        progress_bar(f"Running {artifact.name}") as move,
+        board(rpc, tracker, key, timeout, move) as device,
+        compiled_model(artifact, artifact, "", threads, move, device) as compiled,
+    ):
+        arrays = load_inputs(inputs, compiled.inputs) if inputs else random_inputs(compiled.inputs, random or 0, seed)
+        arrays = check_inputs(compiled.inputs, arrays)
+        start = time.perf_counter()
+        outputs = compiled.run(arrays)
+        passed = time.perf_counter() - start
+    seconds = passed if emulator(cpu.machine()) is None else None
+    if device is not None:
+        seconds = cast("RemoteModel", compiled).seconds
     if output is not None:
         buffer = io.BytesIO()
         np.savez(buffer, allow_pickle=False, **outputs)
@@ -63,19 +79,21 @@ def run(
         for name, array in outputs.items()
     ]
     if json_output:
-        print_json(
-            {
-                "artifact": str(artifact),
-                "variant": compiled.variant["name"],
-                "seconds": seconds,
-                "outputs": facts,
-                "file": str(output) if output else None,
-            }
-        )
+        report = {
+            "artifact": str(artifact),
+            "variant": compiled.variant["name"],
+            "seconds": seconds,
+            "outputs": facts,
+            "file": str(output) if output else None,
+        }
+        print_json(report if device is None else report | {"device": str(device)})
         return
     print_table(
-        f"{artifact.name}, code for {compiled.variant['name']}",
+        f"{artifact.name}, code for {compiled.variant['name']}" + (f", on {device}" if device is not None else ""),
         ("output", "dtype", "shape", "smallest", "largest"),
         [(fact["name"], fact["dtype"], fact["shape"], f"{fact['min']:.6g}", f"{fact['max']:.6g}") for fact in facts],
     )
-    print_text(f"Ran in {1e3 * seconds:.2f} ms" + (f"; outputs are in {output}" if output else ""))
+    time_text = (
+        "Ran under emulation, where a time means nothing" if seconds is None else f"Ran in {1e3 * seconds:.2f} ms"
+    )
+    print_text(time_text + (f"; outputs are in {output}" if output else ""))

@@ -17,6 +17,7 @@ from lqcompile.cli.opening import (
     compiled_model,
     samples_for,
 )
+from lqcompile.cli.reaching import DEFAULT_TIMEOUT, KeyOption, RpcOption, TimeoutOption, TrackerOption, board
 
 EXAMPLE = "Example: lqcompile verify model.onnx --artifact model.tar --samples images.npz"
 
@@ -30,6 +31,10 @@ def verify(
     random: Annotated[int, typer.Option("--random", metavar="N", min=1, help="Random samples without --samples.")] = 16,
     seed: SeedOption = 0,
     threads: ThreadsOption = None,
+    rpc: RpcOption = None,
+    tracker: TrackerOption = None,
+    key: KeyOption = "",
+    timeout: TimeoutOption = DEFAULT_TIMEOUT,
     json_output: JsonOption = False,
 ) -> None:
     """Prove that a compiled model equals ONNX Runtime on the ONNX file."""
@@ -38,10 +43,13 @@ def verify(
 
     with (
         progress_bar(f"Verifying {model.name}") as move,
-        compiled_model(model, artifact, target, threads, move) as compiled,
+        board(rpc, tracker, key, timeout, move) as device,
+        compiled_model(model, artifact, target, threads, move, device) as compiled,
     ):
         arrays, labels = samples_for(compiled.inputs[0], samples, random, seed)
         report = verify_model(model, compiled, arrays, labels, progress=move).to_json()
+    if device is not None:
+        report["device"] = str(device)
     if json_output:
         print_json(report)
     else:

@@ -1,0 +1,136 @@
+"""``lqcompile bench`` on a board."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lqcompile.cli.console import ProgressCallback, in_percent, print_table, print_text
+from lqcompile.cli.opening import artifact_file, samples_for
+
+if TYPE_CHECKING:
+    from lqcompile.device import Device
+
+DEFAULT_LIMIT_S = 30.0
+
+PRECISION = 0.01
+"""A measurement ends early when all medians are known this well."""
+
+_DRIFT = 0.05
+"""A change between the first and the last third of the readings that the reader is told of."""
+
+_CALIBRATION_SAMPLES = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What ``bench`` was asked for, as its options say it."""
+
+    model: Path
+    artifact: Path | None
+    target: str
+    against: str | None
+    float_model: Path | None
+    samples: Path | None
+    seed: int
+    batch: int
+    threads: int
+    repeats: int
+
+
+def bench_there(work: Work, device: Device, limit_s: float, move: ProgressCallback) -> dict[str, Any]:
+    """Time an artifact on a board, beside its peers; the report.
+
+    Raises:
+        DeviceError: the board is an emulator, or it fails.
+        LQCompileError: a file does not serve; the message says what to do.
+    """
+    from lqcompile import board_bench as timing
+    from lqcompile.artifact import is_artifact, read_artifact
+    from lqcompile.remote import variant_for
+    from lqcompile.runtime import Port
+
+    timing.refuse_emulator(device)
+    onnx_file = None if is_artifact(work.model) else work.model
+    if work.against is not None:
+        names = timing.parse_board_peers(work.against)
+    else:
+        names = timing.usual_peers(device) if onnx_file or work.float_model else ()
+    with (
+        tempfile.TemporaryDirectory(prefix="lqcompile-") as folder,
+        artifact_file(work.model, work.artifact, work.target, move, device) as path,
+    ):
+        manifest = read_artifact(path).manifest
+        entry = manifest["inputs"][0]
+        port = Port(name=entry["name"], shape=tuple(entry["shape"]), dtype=entry["dtype"])
+        arrays, _ = samples_for(port, work.samples, max(work.batch, _CALIBRATION_SAMPLES), work.seed)
+        peers = timing.make_peers(
+            names,
+            model=onnx_file,
+            float_model=work.float_model,
+            variant=variant_for(device, manifest)["name"],
+            folder=Path(folder),
+            calibration=arrays,
+            progress=move,
+        )
+        report = timing.bench_on_board(
+            device,
+            path,
+            peers,
+            {name: array[: work.batch] for name, array in arrays.items()},
+            threads=work.threads,
+            precision=PRECISION,
+            fewest=work.repeats,
+            limit_s=limit_s,
+            progress=move,
+        )
+    return report.to_json()
+
+
+def show_board(report: dict[str, Any], device: str) -> None:
+    """Print times, ratios, layers, and the conditions that they were measured under."""
+    rows = [_row("lqcompile", report, 1.0)]
+    rows += [_row(name, peer, peer["ratio"]) for name, peer in report["against"].items()]
+    print_table(
+        f"Time of a call with {report['batch']} samples, threads: {report['threads']}, {device}, {report['cpu']}",
+        ("", "median ms", "p10", "p90", "p99", "drift", "times as long"),
+        rows,
+    )
+    total = sum(report["layers"].values())
+    print_table(
+        f"Layers, each alone; code for {report['variant']}",
+        ("layer", "median ms", "share"),
+        [(name, f"{time:.3f}", in_percent(time / total)) for name, time in report["layers"].items()],
+    )
+    timed = (report, *report["against"].values())
+    worst = max(entry["uncertainty"] for entry in timed)
+    print_text(
+        f"{report['readings']} interleaved rounds in {report['seconds']:.1f} s on the board; medians within "
+        f"{in_percent(worst)} (95 %)" + ("." if report["settled"] else "; the time was up before they were certain.")
+    )
+    before, after = report["conditions"]["before"], report["conditions"]["after"]
+    print_text(f"Before: {_state(before)}. After: {_state(after)}.")
+    if any(abs(entry["drift"] or 0.0) > _DRIFT for entry in timed):
+        print_text("The times drift: let the board cool, fix its clock, stop what else runs there (docs/devices.md).")
+    if not report["against"]:
+        print_text("Nothing beside it: give the ONNX file and --artifact, or --float-model, to compare with.")
+
+
+def _row(name: str, entry: dict[str, Any], ratio: float) -> tuple[str, ...]:
+    drift = "-" if entry["drift"] is None else f"{100 * entry['drift']:.1f} %"
+    times = (f"{entry[key]:.3f}" for key in ("median_ms", "p10_ms", "p90_ms", "p99_ms"))
+    return (name, *times, drift, f"{ratio:.2f}")
+
+
+def _state(conditions: dict[str, Any]) -> str:
+    """Conditions in words; what the board does not tell is named too."""
+    clocks = conditions["clock_mhz"]
+    words = ["clock unknown" if clocks is None else f"clock {'/'.join(str(mhz) for mhz in sorted(set(clocks)))} MHz"]
+    words.append("governor unknown" if conditions["governor"] is None else f"governor {conditions['governor']}")
+    heat = conditions["temperature_c"]
+    words.append("temperature unknown" if heat is None else f"{heat:.1f} \N{DEGREE SIGN}C")
+    if conditions["throttled"] not in (None, "0x0"):
+        words.append(f"THROTTLED ({conditions['throttled']})")
+    return ", ".join(words)
