@@ -11,10 +11,35 @@ from pathlib import Path
 from typing import Any
 
 import tvm
+from tvm import s_tir, tirx
+from tvm.s_tir.pipeline import finalize_device_passes, finalize_host_passes
+from tvm.tirx.compilation_pipeline import register_tir_pipeline
 
 from lqcompile.errors import BuildError
 from lqcompile.lowering.driver import Driver
 from lqcompile.target import Target
+
+PIPELINE = "lqcompile"
+
+
+def _lowering() -> tuple[Any, Any, Any]:
+    """The passes that kernels on flat buffers need; TVM's default ones take three times as long, for the same speed.
+
+    StorageRewrite must not run (TVM 0.27): it drops the annotation that keeps register tiles on the stack.
+    """
+    passes = [
+        tirx.transform.FlattenBuffer(),
+        tirx.transform.StmtSimplify(),
+        s_tir.transform.RewriteUnsafeSelect(),
+        tirx.transform.VerifyMemory(),
+        tirx.transform.AnnotateEntryFunc(),
+        tirx.transform.SplitHostDevice(),
+        tirx.transform.MakePackedAPI(),
+    ]
+    return tvm.ir.transform.Sequential(passes), finalize_host_passes, finalize_device_passes
+
+
+register_tir_pipeline(PIPELINE, _lowering)
 
 
 def compile_driver(driver: Driver, target: Target) -> Any:
@@ -24,11 +49,9 @@ def compile_driver(driver: Driver, target: Target) -> Any:
         BuildError: TVM refuses the module.
     """
     attributes: dict[str, object] = {"kind": "llvm", **target.llvm}
-    # StorageRewrite (TVM 0.27) drops the annotation that keeps register tiles on the stack.
-    config = {"tirx.disable_storage_rewrite": True}
     try:
-        with tvm.transform.PassContext(opt_level=3, config=config):
-            return tvm.compile(driver.module, target=tvm.target.Target(attributes))
+        with tvm.transform.PassContext(opt_level=3):
+            return tvm.compile(driver.module, target=tvm.target.Target(attributes), tir_pipeline=PIPELINE)
     except (tvm.error.InternalError, ValueError) as error:
         line = str(error).strip().splitlines()[-1]
         raise BuildError(f"target {target.name!r}: TVM cannot compile the network: {line}") from error
