@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import tvm_ffi
-from tvm import runtime
 
 from lqcompile import layout
 from lqcompile.artifact import read_artifact, select_variant
 from lqcompile.errors import ArtifactError, InputError
 from lqcompile.inputs import check_inputs
+from lqcompile.tvm_runtime import load_module
 
 Array = npt.NDArray[Any]
 
@@ -50,7 +50,7 @@ class CompiledModel:
         self._arena = aligned(variant["arena_bytes"])
         self._params = aligned(len(params))
         self._params[:] = np.frombuffer(params, np.uint8)
-        self._memory = (tvm_ffi.from_dlpack(self._arena), runtime.from_dlpack(self._params))
+        self._memory = (tvm_ffi.from_dlpack(self._arena), tvm_ffi.from_dlpack(self._params))
         self._regions = {region["name"]: region for region in variant["regions"]}
         self._tensors: dict[str, list[layout.Entry]] = {}
         for entry in variant["tensors"]:
@@ -186,7 +186,7 @@ def load(path: str | Path, *, threads: int | None = None) -> CompiledModel:
         library = Path(folder) / "network.so"
         library.write_bytes(artifact.read(variant["library"]))
         try:
-            module = runtime.load_module(str(library))
+            module = load_module(library)
         except RuntimeError as error:
             raise ArtifactError(f"artifact '{path}': this TVM cannot load its library: {error}") from error
     return CompiledModel(artifact.manifest, variant, module, artifact.read(variant["params"]))
