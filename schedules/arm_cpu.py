@@ -13,7 +13,7 @@ from typing import Any
 from lqcompile.target import Target
 
 from .arm_dot8 import Dot8
-from .arm_popcount import PopcountBytes
+from .arm_popcount import Popcount, popcount_tile
 from .neon import Neon
 from .packed import Packed
 from .problem import ConvShape, Family, SumRule, Tile
@@ -22,12 +22,18 @@ from .words import FloatFma
 
 def machine(target: Target) -> Neon:
     """The vector operations of `target`."""
-    return Neon(dot_product="asimddp" in target.features, matrix="i8mm" in target.features)
+    return Neon(
+        dot_product="asimddp" in target.features,
+        matrix="i8mm" in target.features,
+        in_order=target.llvm.get("mcpu") == "cortex-a53",
+    )
 
 
-def popcount(isa: Neon) -> PopcountBytes:
+def popcount(isa: Neon) -> Popcount:
     """The popcount family of this machine."""
-    return PopcountBytes(isa=isa)
+    if isa.dot_product:
+        return Popcount(isa=isa, accumulator="uint32", cycles=6.0)
+    return Popcount(isa=isa, accumulator="uint16" if isa.in_order else "uint8", cycles=6.0)
 
 
 def dot8(isa: Neon) -> Dot8:
@@ -50,15 +56,10 @@ def family(isa: Neon, name: str) -> Any:
     return makers[name](isa)
 
 
-def tiles(
-    isa: Neon,
-    kind: Family,
-    shape: ConvShape,
-    rule: SumRule,
-    pool: tuple[int, int],
-    blocks: int | None = None,
-) -> list[Tile]:
-    """Register tiles, the best first: as many accumulators as fit.
+def tile(
+    isa: Neon, kind: Family, shape: ConvShape, rule: SumRule, pool: tuple[int, int], blocks: int | None = None
+) -> Tile:
+    """The register tile: as many accumulators as fit.
 
     Args:
         isa: instruction set.
@@ -69,18 +70,11 @@ def tiles(
         blocks: vectors of channels, where they are given by packed weights.
     """
     if isinstance(kind, Dot8):
-        return kind.tiles(shape, pool, blocks)
-    pairs = shape.weight_planes * rule.act_planes
-    window = pool[0] * pool[1]
-    budget = max(1, isa.accumulators // (pairs * window))
+        return kind.tiles(shape, pool, blocks)[0]
+    if isinstance(kind, Popcount):
+        return popcount_tile(shape, rule, pool, blocks)
+    budget = max(1, isa.accumulators // (pool[0] * pool[1]))
     count = 1 if blocks is None else blocks
     columns = shape.tile_columns
     most = max(1, min(columns, budget // count))
-    return [Tile(pixels=-(-columns // -(-columns // most)), blocks=count)]
-
-
-def tile(
-    isa: Neon, kind: Family, shape: ConvShape, rule: SumRule, pool: tuple[int, int], blocks: int | None = None
-) -> Tile:
-    """The best of `tiles`."""
-    return tiles(isa, kind, shape, rule, pool, blocks)[0]
+    return Tile(pixels=-(-columns // -(-columns // most)), blocks=count)
