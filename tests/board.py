@@ -55,25 +55,30 @@ class Board:
         """Arguments for subprocess that start the device's Python; they want `environment`."""
         return [str(FOLDER / "python"), *map(str, arguments)]
 
-    @contextlib.contextmanager
     def serve(self, *options):
         """Run ``lqcompile serve`` on the device for the length of a block; gives a `Served`."""
-        process = subprocess.Popen(
-            self.command("-m", "lqcompile", "serve", "--port", "0", *options),
-            env=self.environment,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-        served = Served(process)
-        try:
-            served.port = int(served.wait_for(r"serving on 127\.0\.0\.1:(\d+)")[1])
-            yield served
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            served.reader.join()
+        return serving(self.command(), self.environment, *options)
+
+
+@contextlib.contextmanager
+def serving(python, environment, *options):
+    """Run ``lqcompile serve`` with a Python for the length of a block; gives a `Served`."""
+    process = subprocess.Popen(
+        [*python, "-m", "lqcompile", "serve", "--port", "0", *options],
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    served = Served(process)
+    try:
+        served.port = int(served.wait_for(r"serving on 127\.0\.0\.1:(\d+)")[1])
+        yield served
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        served.reader.join()
 
 
 class Served:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from typing import Annotated
@@ -25,6 +26,7 @@ def serve(
     TVM's runtime is all it needs. There is no authentication and what hosts send is run: serve on the default address
     and reach it through an SSH tunnel.
     """
+    os.environ["TVM_USE_RUNTIME_LIB"] = "1"  # before TVM is imported: no compiler is loaded, also where there is one
     from lqcompile.addresses import parse_address
     from lqcompile.serve import serve as serve_board
 
