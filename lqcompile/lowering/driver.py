@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import tvm
+import tvm_ffi
 from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
@@ -89,9 +90,11 @@ def make_driver(program: Program, relax_module: tvm.IRModule, keys: dict[str, st
     functions: dict[str, Any] = {}
     for call in calls:
         functions[call.function] = _subroutine(relax_module[call.function], call.function)
+    sums_names = _shared_names(program.sums)
     sums_constants = []
-    for kernel in program.sums:
-        functions[kernel.step.name] = _subroutine(kernel.step.function, kernel.step.name)
+    for kernel, name in zip(program.sums, sums_names, strict=True):
+        if name not in functions:
+            functions[name] = _subroutine(kernel.step.function, name)
         sums_constants.append([parameters.add(array) for array in kernel.step.constants])
     handles = {name: tvm.ir.GlobalVar(name) for name in functions}
     module = {handles[name]: function for name, function in functions.items()}
@@ -99,7 +102,7 @@ def make_driver(program: Program, relax_module: tvm.IRModule, keys: dict[str, st
     run = _run(program, calls, step_outputs, externals, offsets, handles, arena_bytes, len(block))
     module[tvm.ir.GlobalVar("run")] = run
     if program.sums:
-        sums = _sums(program.sums, sums_constants, offsets, handles, arena_bytes, len(block))
+        sums = _sums(program.sums, sums_names, sums_constants, offsets, handles, arena_bytes, len(block))
         module[tvm.ir.GlobalVar("sums")] = sums
     return Driver(
         module=tvm.IRModule(module),
@@ -108,6 +111,12 @@ def make_driver(program: Program, relax_module: tvm.IRModule, keys: dict[str, st
         offsets=offsets,
         regions=_regions(program),
     )
+
+
+def _shared_names(kernels: Sequence[SumsKernel]) -> list[str]:
+    """Name of the function of each kernel: equal ones share the first one's, as `relax.BlockBuilder` does."""
+    first: dict[Any, str] = {}
+    return [first.setdefault(tvm_ffi.StructuralKey(kernel.step.function), kernel.step.name) for kernel in kernels]
 
 
 def _regions(program: Program) -> tuple[tuple[str, int, int], ...]:
@@ -214,6 +223,7 @@ def _run(
 
 def _sums(
     kernels: Sequence[SumsKernel],
+    names: Sequence[str],
     constants: Sequence[Sequence[int]],
     offsets: dict[str, int],
     handles: dict[str, Any],
@@ -229,7 +239,7 @@ def _sums(
         params = T.match_buffer(T.arg("params", T.handle()), (parameter_bytes,), "uint8", align=ALIGNMENT)
         out = T.match_buffer(T.arg("out", T.handle()), (size,), "int32", align=ALIGNMENT)
         chosen = T.arg("index", T.int32())
-        for index, (kernel, arrays) in enumerate(zip(kernels, constants, strict=True)):
+        for index, (kernel, name, arrays) in enumerate(zip(kernels, names, constants, strict=True)):
             arguments = [T.address_of(arena[offsets[key]]) for key in kernel.step.inputs]
             arguments += [T.address_of(params[offset]) for offset in arrays]
             behind = kernel.step.outputs[-1].size
@@ -237,7 +247,7 @@ def _sums(
                 arguments.append(T.address_of(out[behind]))
             arguments.append(T.address_of(out[0]))
             with T.If(chosen == index), T.Then():
-                T.evaluate(tvm.ir.Call(handles[kernel.step.name], arguments, ret_ty=INT32))
+                T.evaluate(tvm.ir.Call(handles[name], arguments, ret_ty=INT32))
     return builder.get()
 
 
