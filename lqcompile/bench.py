@@ -77,7 +77,7 @@ def open_peers(
     """Load the networks to measure against.
 
     Args:
-        names: of `lqcompile.peers.PEERS`.
+        names: of `lqcompile.peers.ALL_PEERS`.
         model: the low-bit ONNX file; the float network is derived from it where no `float_model` is given.
         float_model: the float network, or None.
         folder: where files may be made.
@@ -85,7 +85,7 @@ def open_peers(
         threads: threads to run with.
 
     Raises:
-        ModelError: `model` is no ONNX file, or ONNX Runtime does not load the float network.
+        ModelError: `model` is no ONNX file, or a peer does not load the float network.
     """
     if names and float_model is None:
         float_model = folder / "float_twin.onnx"

@@ -1,9 +1,12 @@
-"""What a user would run instead: ONNX Runtime on the float twin, in float32 and after its own int8 quantization."""
+"""What a user would run instead: the float twin in ONNX Runtime or OpenVINO, in float32 and quantized to int8.
+
+Both int8 peers run the same file, which ONNX Runtime's static quantization makes.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +18,15 @@ import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from lqcompile.errors import InputError, ModelError
+from lqcompile.openvino_peer import OpenVinoModel
 
 FP32, INT8 = "onnxruntime-fp32", "onnxruntime-int8"
+OPENVINO_FP32, OPENVINO_INT8 = "openvino-fp32", "openvino-int8"
 
 PEERS = (FP32, INT8)
+"""Peers that lqcompile installs with."""
+
+ALL_PEERS = (*PEERS, OPENVINO_FP32, OPENVINO_INT8)
 """What ``bench --against`` takes."""
 
 _CALIBRATION_SAMPLES = 256
@@ -37,25 +45,26 @@ _LOAD_ERRORS = (
 Arrays = Mapping[str, npt.NDArray[np.generic]]
 
 
+Call = Callable[[Sequence[npt.NDArray[np.generic]]], list[npt.NDArray[np.generic]]]
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Peer:
-    """A network ready to run in ONNX Runtime.
+    """A network ready to run.
 
     Args:
-        name: one of `PEERS`.
-        session: the loaded model.
+        name: one of `ALL_PEERS`.
+        call: gives the outputs for arrays in the order of the inputs.
         model_bytes: size of the ONNX file that was loaded.
     """
 
     name: str
-    session: Any
+    call: Call
     model_bytes: int
 
     def run(self, arrays: Arrays) -> list[npt.NDArray[np.generic]]:
         """Outputs for arrays that are given in the order of the inputs, whatever their names."""
-        names = [value.name for value in self.session.get_inputs()]
-        outputs: list[npt.NDArray[np.generic]] = self.session.run(None, dict(zip(names, arrays.values(), strict=True)))
-        return outputs
+        return self.call(list(arrays.values()))
 
 
 def parse_peers(text: str) -> tuple[str, ...]:
@@ -66,8 +75,8 @@ def parse_peers(text: str) -> tuple[str, ...]:
     """
     names = tuple(name.strip() for name in text.split(",") if name.strip() and name.strip() != "none")
     for name in names:
-        if name not in PEERS:
-            raise InputError(f"peer '{name}': unknown; known peers: {', '.join(PEERS)}")
+        if name not in ALL_PEERS:
+            raise InputError(f"peer '{name}': unknown; known peers: {', '.join(ALL_PEERS)}")
     return names
 
 
@@ -75,28 +84,37 @@ def open_peer(name: str, float_model: Path, folder: Path, calibration: Arrays, t
     """Load a peer.
 
     Args:
-        name: one of `PEERS`.
+        name: one of `ALL_PEERS`.
         float_model: ONNX file of the float network.
         folder: where files may be made.
         calibration: input arrays[N, ...] that int8 ranges are taken from, in the order of the inputs.
         threads: threads to run with.
 
     Raises:
-        ModelError: ONNX Runtime does not take the float model, or its inputs are others.
+        ModelError: the peer does not take the float model, or its inputs are others.
+        LQCompileError: the peer is not installed.
     """
     session = _open(float_model, threads)
-    found, given = len(session.get_inputs()), len(calibration)
-    if found != given:
+    inputs = [value.name for value in session.get_inputs()]
+    if len(inputs) != len(calibration):
         raise ModelError(
-            f"float model '{float_model}': found {found} inputs, expected {given} as in the compiled model"
+            f"float model '{float_model}': found {len(inputs)} inputs, expected {len(calibration)} as in the compiled "
+            "model"
         )
     path = float_model
-    if name == INT8:
+    if name in (INT8, OPENVINO_INT8):
         path = folder / "int8.onnx"
-        feeds = dict(zip([value.name for value in session.get_inputs()], calibration.values(), strict=True))
-        quantize_to_int8(float_model, path, feeds)
-        session = _open(path, threads)
-    return Peer(name=name, session=session, model_bytes=path.stat().st_size)
+        if not path.exists():
+            quantize_to_int8(float_model, path, dict(zip(inputs, calibration.values(), strict=True)))
+    if name in (OPENVINO_FP32, OPENVINO_INT8):
+        return Peer(name=name, call=OpenVinoModel(path, threads), model_bytes=path.stat().st_size)
+    session = session if path == float_model else _open(path, threads)
+
+    def call(arrays: Sequence[npt.NDArray[np.generic]]) -> list[npt.NDArray[np.generic]]:
+        outputs: list[npt.NDArray[np.generic]] = session.run(None, dict(zip(inputs, arrays, strict=True)))
+        return outputs
+
+    return Peer(name=name, call=call, model_bytes=path.stat().st_size)
 
 
 def quantize_to_int8(float_model: Path, output: Path, calibration: Arrays) -> None:

@@ -1,5 +1,7 @@
 """Timing and the peers: fair, and real."""
 
+import importlib.util
+import sys
 import time
 
 import numpy as np
@@ -9,8 +11,9 @@ import pytest
 from onnx import helper, numpy_helper
 
 from lqcompile.bench import BenchReport, Timing, bench, measure, open_peers
-from lqcompile.errors import InputError, ModelError
-from lqcompile.peers import FP32, INT8, open_peer, parse_peers
+from lqcompile.errors import InputError, LQCompileError, ModelError
+from lqcompile.openvino_peer import OpenVinoModel
+from lqcompile.peers import FP32, INT8, OPENVINO_FP32, OPENVINO_INT8, open_peer, parse_peers
 
 
 def float_net(path, rng, channels=8):
@@ -94,7 +97,9 @@ def test_report_keys():
 def test_peer_names():
     assert parse_peers("onnxruntime-int8, onnxruntime-fp32") == (INT8, FP32)
     assert parse_peers("none") == parse_peers("") == ()
-    with pytest.raises(InputError, match=r"peer 'openvino': unknown; known peers: onnxruntime-fp32, onnxruntime-int8"):
+    assert parse_peers("openvino-int8") == (OPENVINO_INT8,)
+    known = "onnxruntime-fp32, onnxruntime-int8, openvino-fp32, openvino-int8"
+    with pytest.raises(InputError, match=f"peer 'openvino': unknown; known peers: {known}"):
         parse_peers("openvino")
 
 
@@ -115,6 +120,39 @@ def test_int8_peer_is_a_real_quantization(tmp_path, seed):
     int8_weights = [tensor for tensor in quantized.graph.initializer if tensor.data_type == onnx.TensorProto.INT8]
     assert [8, 3, 3, 3] in [list(tensor.dims) for tensor in int8_weights]
     assert int8.model_bytes == (tmp_path / "int8.onnx").stat().st_size
+
+
+@pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="OpenVINO is not installed")
+@pytest.mark.parametrize("seed", range(2))
+def test_openvino_peers_run_the_float_model_and_the_int8_file_in_int8(tmp_path, seed):
+    rng = np.random.default_rng(seed)
+    path = float_net(tmp_path / "float.onnx", rng, channels=32)
+    x = {"whatever": rng.normal(size=(40, 3, 8, 8)).astype(np.float32)}
+    peers = {name: open_peer(name, path, tmp_path, x, threads=1) for name in (OPENVINO_FP32, INT8, OPENVINO_INT8)}
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    exact = session.run(None, {"x": x["whatever"]})[0]
+    (fp32,) = peers[OPENVINO_FP32].run(x)
+    np.testing.assert_allclose(fp32, exact, rtol=1e-4, atol=1e-4)
+    (int8,), (other,) = peers[OPENVINO_INT8].run(x), peers[INT8].run(x)
+    assert 0 < np.abs(int8 - exact).max() / np.abs(exact).max() < 0.1
+    assert np.abs(int8 - other).max() / np.abs(exact).max() < 0.05
+    assert peers[OPENVINO_INT8].model_bytes == (tmp_path / "int8.onnx").stat().st_size
+    assert peers[OPENVINO_FP32].call.precisions() == {"f32": 2}
+    assert peers[OPENVINO_INT8].call.precisions() == {"u8": 2}
+
+
+@pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="OpenVINO is not installed")
+def test_a_file_that_openvino_does_not_read(tmp_path):
+    (tmp_path / "model.onnx").write_bytes(b"no model")
+    with pytest.raises(ModelError, match=r"model '.+model.onnx': OpenVINO cannot read it \(.+\); leave it out of"):
+        OpenVinoModel(tmp_path / "model.onnx", 1)
+
+
+def test_without_openvino_the_message_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    path = float_net(tmp_path / "float.onnx", np.random.default_rng(0))
+    with pytest.raises(LQCompileError, match=r"peer OpenVINO: found no openvino, expected .+; pip install 'lqcompile"):
+        open_peer(OPENVINO_FP32, path, tmp_path, {"x": np.ones((1, 3, 8, 8), np.float32)}, threads=1)
 
 
 def test_bench_of_a_model_against_peers(tmp_path):

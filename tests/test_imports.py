@@ -48,6 +48,7 @@ LAYERS = {
     "serve": 8,
     "build": 6,
     "select": 6,
+    "openvino_peer": 5,
     "peers": 6,
     "verify": 7,
     "bench": 7,

@@ -20,7 +20,7 @@ from lqcompile.cli.opening import (
 )
 from lqcompile.cli.reaching import DEFAULT_TIMEOUT, KeyOption, RpcOption, TimeoutOption, TrackerOption, board
 
-EXAMPLE = "Example: lqcompile bench model.onnx --against onnxruntime-fp32,onnxruntime-int8"
+EXAMPLE = "Example: lqcompile bench model.onnx --against onnxruntime-fp32 --against openvino-int8"
 
 
 def bench(
@@ -29,10 +29,10 @@ def bench(
     artifact: ArtifactOption = None,
     target: TargetOption = DEFAULT_TARGET,
     against: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
-            help="Comma-separated peers, or none: onnxruntime-fp32, onnxruntime-int8, on a board also float-twin "
-            "(default: all that are there).",
+            help="Peers, comma-separated or one each time, or none: onnxruntime-fp32, onnxruntime-int8, openvino-fp32, "
+            "openvino-int8, on a board also float-twin (default: ONNX Runtime, and float-twin on a board).",
             show_default=False,
         ),
     ] = None,
@@ -58,7 +58,7 @@ def bench(
     ] = None,
     json_output: JsonOption = False,
 ) -> None:
-    """Time a model against ONNX Runtime, interleaved in one run; here or on a board."""
+    """Time a model against ONNX Runtime or OpenVINO, interleaved in one run; here or on a board."""
     from lqcompile.errors import InputError
 
     with progress_bar(f"Timing {model.name}") as move, board(rpc, tracker, key, timeout, move) as device:
@@ -68,7 +68,7 @@ def bench(
             model=model,
             artifact=artifact,
             target=target,
-            against=against,
+            against=None if against is None else ",".join(against),
             float_model=float_model,
             samples=samples,
             seed=seed,
