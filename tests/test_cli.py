@@ -131,11 +131,13 @@ def float_model(path):
 def test_help_and_version(call):
     code, out, err = call("--help")
     assert (code, err) == (0, "")
-    assert all(name in out for name in ("build", "run", "verify", "inspect", "bench", "targets", "demo"))
+    assert all(
+        name in out for name in ("build", "run", "verify", "inspect", "bench", "targets", "bundle", "serve", "demo")
+    )
     assert call("--version")[1].startswith("lqcompile 0.")
 
 
-@pytest.mark.parametrize("command", ["build", "run", "verify", "inspect", "bench", "targets", "demo"])
+@pytest.mark.parametrize("command", ["build", "run", "verify", "inspect", "bench", "targets", "bundle", "demo"])
 def test_each_command_has_an_example_and_json(call, command):
     code, out, _ = call(command, "--help")
     assert code == 0
@@ -156,6 +158,17 @@ def test_wrong_usage_is_one_line_and_exit_code_2(call, arguments, message):
     code, out, err = call(*arguments)
     assert (code, out) == (2, "")
     assert message in one_error(err)
+
+
+def test_what_a_board_cannot_do_is_one_line(call, monkeypatch):
+    monkeypatch.setitem(sys.modules, "lqcompile.build", None)
+    monkeypatch.setattr(cli.importlib.util, "find_spec", lambda name: None)
+    code, out, err = call("build", "model.onnx")
+    assert (code, out) == (1, "")
+    assert one_error(err) == (
+        "lqcompile: error: build: found no compiler here, expected all of lqcompile; a board's "
+        "bundle runs and serves compiled models, so do this on the machine that made the bundle"
+    )
 
 
 # Commands

@@ -6,6 +6,7 @@ standard output, everything else to standard error. Each command imports what it
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import signal
 import sys
@@ -86,6 +87,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _report(str(error), error.exit_code, debug=debug)
     except typer.TyperException as error:
         return _report(f"{error.format_message()} (see 'lqcompile --help')", error.exit_code, debug=debug)
+    except ImportError:
+        if importlib.util.find_spec("onnx") is not None:
+            raise
+        return _report(_missing(arguments), LQCompileError.exit_code, debug=debug)
     except KeyboardInterrupt:
         outcome = INTERRUPTED
     code = outcome if isinstance(outcome, int) else 0
@@ -119,6 +124,15 @@ def _report(message: str, code: int, *, debug: bool) -> int:
         traceback.print_exc()
     sys.stderr.write(f"lqcompile: error: {' '.join(message.split())}\n")
     return code
+
+
+def _missing(arguments: Sequence[str]) -> str:
+    """What to say on a board, whose bundle has no compiler."""
+    command = next((item for item in arguments if not item.startswith("-")), "lqcompile")
+    return (
+        f"{command}: found no compiler here, expected all of lqcompile; a board's bundle runs and serves compiled "
+        "models, so do this on the machine that made the bundle"
+    )
 
 
 def _terminate(number: int, _frame: object) -> None:
