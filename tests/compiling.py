@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from emulation import MACHINES, Emulated
 from tvm import runtime
 
 from lqcompile import cpu
@@ -27,12 +29,26 @@ from lqcompile.target import Target, expand, find
 X86 = [target.name for target in expand(find("x86"))]
 """Targets that x86 stands for, from the least to the most demanding."""
 
+ARM = {"arm-neon": "cortex-a72", "raspberry-pi-3": "cortex-a53", "arm-dotprod": "neoverse-n1", "arm-i8mm": "max"}
+"""Targets whose kernels differ, and the CPU of qemu that runs them where this machine does not."""
+
+KERNELS = [*X86, *ARM]
+"""Targets that the kernels are tested on."""
+
 
 def missing(target: Target) -> list[str]:
     """Features of `target` that this machine lacks."""
     if cpu.machine() != target.machine:
         return [target.machine]
     return sorted(cpu.normalise(target.features, target.machine) - cpu.cpu_features())
+
+
+def unavailable(target: Target) -> list[str]:
+    """What this machine lacks to run `target`, be it under an emulator."""
+    if target.name in ARM and cpu.machine() != target.machine:
+        emulator = MACHINES[target.machine].emulator
+        return [] if shutil.which(emulator) else [f"{emulator} (on Debian: apt install qemu-user-static)"]
+    return missing(target)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -51,7 +67,9 @@ class Compiled:
         return text
 
     def load(self, seed: int = 0) -> CompiledModel:
-        """The loaded network, see `model`."""
+        """The loaded network, see `model`; one for ARM is emulated elsewhere."""
+        if self.target.name in ARM and cpu.machine() != self.target.machine:
+            return self.model(Emulated(self.executable, self.target.machine, ARM[self.target.name]), seed)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "network.so"
             path.write_bytes(link(self.executable))

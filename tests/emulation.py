@@ -19,9 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
-
-from lqcompile import cpu
 
 HARNESS = Path(__file__).with_name("emulation.c")
 
@@ -45,12 +42,6 @@ MACHINES = {
     "aarch64": Machine(triple="aarch64-linux-none", emulator="qemu-aarch64-static"),
     "armv7l": Machine(triple="arm-linux-eabihf", emulator="qemu-arm-static"),
 }
-
-
-def skip_unless_emulated(machine: str) -> None:
-    """Skips a test where code of `machine` can neither run nor be emulated."""
-    if cpu.machine() != machine and shutil.which(MACHINES[machine].emulator) is None:
-        pytest.skip(f"there is no {MACHINES[machine].emulator}; on Debian: apt install qemu-user-static")
 
 
 class Emulated:
@@ -85,12 +76,8 @@ class Emulated:
             header = (TYPE_CODES[array.dtype.kind], 8 * array.itemsize, array.ndim, *array.shape, array.nbytes)
             parts += [struct.pack(f"<{len(header) + 1}q", 1, *header), array.tobytes()]
             tensors.append(array)
-        prefix: Sequence[str] = ()
-        if cpu.machine() != self.machine:
-            prefix = (MACHINES[self.machine].emulator, "-cpu", self.cpu)
-        done = subprocess.run(
-            [*prefix, str(self.program)], input=b"".join(parts), capture_output=True, check=False, timeout=300
-        )
+        command = [MACHINES[self.machine].emulator, "-cpu", self.cpu, str(self.program)]
+        done = subprocess.run(command, input=b"".join(parts), capture_output=True, check=False, timeout=300)
         if done.returncode:
             raise RuntimeError(f"emulated {self.cpu}: exit code {done.returncode}: {done.stderr.decode()}")
         start = 0
