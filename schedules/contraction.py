@@ -2,8 +2,8 @@
 
 One loop nest serves every family. A *word* is what a lane multiplies per step (32 bits of a plane, 4 bytes or 1
 float); a tile keeps ``pixels x blocks x plane pairs`` accumulators in registers, weights stream from memory once per
-tile and activations are broadcast. A linear layer is a 1x1 convolution on a 1x1 image; grouped convolutions arrive as
-dense ones with structural zeros.
+tile and activations are broadcast. A linear layer is a 1x1 convolution on a 1x1 image. Grouped convolutions arrive as
+dense ones; a tile reads the window of input words in which its channels have anything but structural zeros.
 """
 
 from __future__ import annotations
@@ -184,11 +184,13 @@ class ContractionBuilder:
         shape = self.shape
         y0 = row * shape.pool[0]
         x0 = column * shape.pool[1]
+        window = shape.window
+        first = T.min(window.first_word(block), window.last_word) * self.family.word_elements if window else 0
         bases = []
         for dy, dx in self._offsets():
             y = (y0 + dy) * shape.strides[0] + shape.origin[0]
             x = (x0 + dx) * shape.strides[1] + shape.origin[1]
-            bases.append(T.bind((y * shape.source.padded_width + x) * shape.source.pixel))
+            bases.append(T.bind((y * shape.source.padded_width + x) * shape.source.pixel + first))
         self._finish(block, row, column, self.accumulate(block, bases))
 
     def accumulate(self, block: Expr, bases: Sequence[Expr]) -> Any:

@@ -18,6 +18,28 @@ PARALLEL_MIN_STEPS = 1 << 15
 
 
 @dataclass(frozen=True, kw_only=True)
+class Window:
+    """Which words of a pixel a tile of output channels reads, in a grouped convolution.
+
+    Args:
+        outputs, inputs: channels of a group.
+        word_channels: input channels of a word.
+        tile_channels: output channels of a tile.
+        last_word: where a window can start at most.
+    """
+
+    outputs: int
+    inputs: int
+    word_channels: int
+    tile_channels: int
+    last_word: int = 0
+
+    def first_word(self, tile: Any) -> Any:
+        """First word (a number or an expression) of the first group in tile number `tile`."""
+        return tile * self.tile_channels // self.outputs * self.inputs // self.word_channels
+
+
+@dataclass(frozen=True, kw_only=True)
 class ConvShape:
     """The loop nest.
 
@@ -30,6 +52,7 @@ class ConvShape:
         words: words of one tap (one plane).
         weight_planes: planes of the weights, mask planes included.
         pool: window and stride of a fused max-pooling, (1, 1) for none.
+        window: which words of a tap a tile reads, None for all.
     """
 
     source: Format
@@ -43,6 +66,7 @@ class ConvShape:
     words: int
     weight_planes: int = 1
     pool: tuple[int, int] = (1, 1)
+    window: Window | None = None
 
     @property
     def tile_rows(self) -> int:

@@ -60,6 +60,11 @@ class Words:
         """The family for integers of which `run` words can be summed in 16 bits; most need no such proof."""
         return self
 
+    @property
+    def windowed(self) -> bool:
+        """Whether its loop nest can read a window of the input's words: those of the template can."""
+        return type(self).contraction is Words.contraction
+
     def nest(self, shape: ConvShape) -> ConvShape:
         """The loop nest for the words that the layer is packed in."""
         return shape

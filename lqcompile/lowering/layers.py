@@ -26,8 +26,10 @@ from lqcompile.graph.plan import (
 from lqcompile.graph.specs import Int8Weights, LowBitWeights, Quantizer, UniformQuantizer
 from lqcompile.lowering import parameters as pack
 from lqcompile.lowering.choose import FLOAT_FAMILIES
+from lqcompile.lowering.groups import narrow
 from lqcompile.lowering.outputs import affine_parameters, make_steps, make_store, zero_code
 from lqcompile.lowering.program import Step, SumsKernel, Tensor
+from lqcompile.schedules.depthwise import Depthwise
 from lqcompile.schedules.epilogue import Epilogue, Store
 from lqcompile.schedules.formats import round_up
 from lqcompile.schedules.problem import ConvShape, SumRule, Tile, basis_dtype, output_shapes
@@ -144,7 +146,8 @@ class _Lowering:
         shape = self._shape(words)
         self.surplus: npt.NDArray[np.int64] = self.family.surplus(words, shape)
         epilogue, arrays = self._epilogue(mode)
-        tile = layer.tile or self.schedule.tile(self.isa, self.family, shape, rule, self.pool)
+        tile = layer.tile or self._best_tile(shape, words, rule)
+        shape, words = self._narrow(shape, words, tile.blocks)
         function = self.family.contraction(shape, tile, rule, epilogue)
         operands = self.family.operands(words, shape, tile)
         constants = [*operands]
@@ -165,12 +168,32 @@ class _Lowering:
             return step, None
         return step, self._sums_kernel(shape, tile, rule, operands)
 
+    def _best_tile(self, shape: ConvShape, words: npt.NDArray[Any], rule: SumRule) -> Tile:
+        """What the schedule's model picks, with fewer vectors where groups then leave fewer structural zeros."""
+        best: Tile = self.schedule.tile(self.isa, self.family, shape, rule, self.pool)
+        counts = {
+            blocks: self._narrow(shape, words, blocks)[0].words
+            for blocks in range(1, best.blocks + 1)
+            if best.blocks % blocks == 0
+        }
+        blocks = max(blocks for blocks, count in counts.items() if count == min(counts.values()))
+        chosen: Tile = self.schedule.tile(self.isa, self.family, shape, rule, self.pool, blocks=blocks)
+        return best if blocks == best.blocks else chosen
+
+    def _narrow(self, shape: ConvShape, words: npt.NDArray[Any], blocks: int) -> tuple[ConvShape, npt.NDArray[Any]]:
+        """The loop nest and words of a grouped convolution without most structural zeros."""
+        if self.layer.operation.geometry.group == 1 or not self.family.windowed:
+            return shape, words
+        word_channels = self.family.word_elements * (8 if shape.source.kind == "bits" else 1)
+        tile_channels = blocks * self.family.channels
+        return narrow(shape, words, self.layer.operation, word_channels=word_channels, tile_channels=tile_channels)
+
     def tiles(self) -> list[Tile]:
         layer = self.layer
         exact = is_exact(layer.operation, layer.quantizer) and layer.family not in FLOAT_FAMILIES
         rule, words, _ = self._weights(self._mode(exact))
         shape = self._shape(words)
-        best: Tile = self.schedule.tile(self.isa, self.family, shape, rule, self.pool)
+        best = self._best_tile(shape, words, rule)
         # Whether a later layer reads bits decides how far channels are rounded up: a tile must fit both ways.
         sizes = [-(-round_up(self.outputs, align) // self.family.channels) for align in (16, 32)]
         counts = [best.blocks, best.blocks // 2, best.blocks * 2]
@@ -208,6 +231,9 @@ class _Lowering:
         sign = np.where(self.flips, -1, 1).reshape(-1, 1, 1, 1)
         if layer.family == "float":
             values = weights.dequantize().reshape(pack.kernel_shape(operation)) * sign.astype(np.float32)
+            if self._is_depthwise():
+                self.family = Depthwise(isa=self.isa, accumulator="float32", weight_dtype="float32")
+                return SumRule(), values.astype(np.float32)[..., None, None], np.empty(0)
             words = pack.pack_float_words(pack.dense(values, operation.geometry, channels).astype(np.float32))
             return SumRule(), words, np.empty(0)
         if layer.family == "packed":
@@ -221,9 +247,14 @@ class _Lowering:
             if integers is None:
                 raise TypeError("dot8 needs integer weights")
             signed = integers.reshape(pack.kernel_shape(operation)) * sign.astype(np.int8)
+            if self._is_depthwise():
+                self.family = Depthwise(isa=self.isa, accumulator="int32", weight_dtype="int8")
+                return SumRule(act_integers=(1,), weighted=False), signed[..., None, None], np.empty(0)
             flipped = pack.dense(signed, operation.geometry, channels)
             largest = int(quantizer.basis.sum()) if isinstance(quantizer, Quantizer) else LARGEST_CODE
-            self.family = self.family.with_run(pack.sixteen_bit_run(flipped, largest))
+            run = pack.sixteen_bit_run(flipped, largest)
+            # A window of words starts anywhere, so what is proven for longer runs does not hold for grouped layers.
+            self.family = self.family.with_run(run if operation.geometry.group == 1 else min(run, 1))
             return (
                 SumRule(act_integers=(1,), weighted=False),
                 pack.pack_byte_words(flipped, self.family.vectors),
@@ -250,6 +281,13 @@ class _Lowering:
             weighted=not (mode == "real" and self._inner_only()),
         )
         return rule, packed, planes.basis if multipliers is None else multipliers
+
+    def _is_depthwise(self) -> bool:
+        """Whether each output channel reads its own input channel, from pixels of at least one vector."""
+        form = self.layer.source.form
+        wide = form is not None and form.padded_channels >= self.isa.lanes
+        group = self.layer.operation.geometry.group
+        return wide and group > 1 and group == self.layer.operation.in_shape[0] == self.outputs
 
     def _basis(self, basis: npt.NDArray[Any], rule: SumRule, dtype: str) -> npt.NDArray[Any]:
         planes = max(rule.weight_basis, basis.shape[1])

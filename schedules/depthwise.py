@@ -1,0 +1,57 @@
+"""Depthwise convolution: output channel c reads input channel c alone, so vectors of channels lie on both sides.
+
+A tile loads a vector of input channels for each tap and pixel and multiplies it by the tap's weights, lane by lane.
+Bytes are widened to 32 bits first; products of 8-bit factors are exact there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tvm.script.ir_builder import tirx as T
+
+from .contraction import ContractionBuilder
+from .epilogue import Epilogue
+from .isa import Expr, load, vector, zeros
+from .problem import ConvShape, SumRule, Tile
+from .words import Words
+
+
+@dataclass(frozen=True, kw_only=True)
+class Depthwise(Words):
+    """Products of channels lane by lane: of float32, or of bytes by int8 weights into int32."""
+
+    cycles: float = 1.0
+
+    def contraction(
+        self, shape: ConvShape, tile: Tile, rule: SumRule, epilogue: Epilogue, parallel: bool = True
+    ) -> Any:
+        """The PrimFunc; parameters as in the template, with a weight for each tap and channel."""
+        family: Any = self
+        return DepthwiseBuilder(self.isa, family, shape, tile, rule, epilogue, parallel).build()
+
+
+class DepthwiseBuilder(ContractionBuilder):
+    """The template with loads of vectors in place of broadcasts."""
+
+    def accumulate(self, block: Expr, bases: Sequence[Expr]) -> Any:
+        """Sums of a tile over all taps."""
+        shape, isa, blocks = self.shape, self.isa, self.tile.blocks
+        kind = vector(self.family.accumulator, isa)
+        sums = zeros(len(bases) * blocks, kind)
+        # Vectors beyond the stored channels have weights of zero: they may read any.
+        last = shape.source.padded_channels - isa.lanes
+        channels = [T.bind(T.min((block * blocks + n) * isa.lanes, last)) for n in range(blocks)]
+        with T.serial(0, shape.kernel[0]) as r, T.serial(0, shape.kernel[1]) as c:
+            row, column = r * shape.dilations[0], c * shape.dilations[1]
+            offset = T.bind((row * shape.source.padded_width + column) * shape.source.pixel)
+            first = ((block * shape.kernel[0] + r) * shape.kernel[1] + c) * blocks
+            for n, channel in enumerate(channels):
+                weight = T.bind(T.cast(load(self.weights, (first + n) * isa.lanes, isa), kind))
+                for m, base in enumerate(bases):
+                    value = T.cast(load(self.source, base + offset + channel, isa), kind)
+                    index = m * blocks + n
+                    T.buffer_store(sums, sums[index] + value * weight, [index])
+        return sums
