@@ -84,8 +84,8 @@ def artifact_file(
 
     if device is not None and find(target).machine != device.info["machine"]:
         raise TargetError(
-            f"target '{target}': found code for {find(target).machine}, expected {device.info['machine']}, which "
-            f"{device} is; choose another --target ('lqcompile targets' lists them), or give an artifact"
+            f"target '{target}': found code for {find(target).machine}, expected {device.info['machine']} as on "
+            f"{device}; choose another --target ('lqcompile targets' lists them), or give an artifact"
         )
     with tempfile.TemporaryDirectory(prefix="lqcompile-") as folder:
         path = Path(folder) / "model.tar"
