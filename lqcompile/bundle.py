@@ -151,8 +151,8 @@ def _machine(target: str) -> str:
 
 def _check_pythons(pythons: Sequence[str]) -> None:
     for python in pythons:
-        if not re.fullmatch(r"3\.\d+", python):
-            raise BuildError(f"bundle: found Python '{python}', expected a version such as 3.11")
+        if not re.fullmatch(r"3\.(1[1-9]|[2-9]\d)", python):
+            raise BuildError(f"bundle: found Python '{python}', expected 3.11 or newer, such as {PYTHONS[-1]}")
 
 
 def _is_universal(wheel: str) -> bool:

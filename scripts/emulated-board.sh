@@ -31,43 +31,47 @@ command -v apt-get >/dev/null || fail "found no apt-get, expected Debian or a sy
 [ -r "$keyring" ] || fail "found no $keyring; apt-get install debian-archive-keyring"
 
 echo "Making the emulated board in $board (about 30 seconds, once) ..."
-rm -rf "$board"/{.ready,apt,root,lqcompile-board,board.tar.gz,python}
-mkdir -p "$board"/apt/{lists/partial,cache/archives/partial,debs} "$board/root"
-touch "$board/apt/status"
+new=$board/new
+rm -rf "$new"
+mkdir -p "$new"/apt/{lists/partial,cache/archives/partial,debs} "$new/root"
+touch "$new/apt/status"
 for part in "debian $release" "debian $release-updates" "debian-security $release-security"; do
   echo "deb [arch=arm64 signed-by=$keyring] $mirror/${part% *} ${part#* } main"
-done >"$board/apt/sources.list"
+done >"$new/apt/sources.list"
 
 # An apt of its own: the state, the sources and the architecture of this machine stay as they are.
 private_apt() {
   apt-get -qq -o APT::Architecture=arm64 -o APT::Architectures=arm64 -o APT::Sandbox::User= \
-    -o Acquire::Languages=none -o Acquire::Retries=3 -o Dir::Etc::SourceList="$board/apt/sources.list" \
-    -o Dir::Etc::SourceParts=- -o Dir::State="$board/apt" -o Dir::State::status="$board/apt/status" \
-    -o Dir::Cache="$board/apt/cache" "$@"
+    -o Acquire::Languages=none -o Acquire::Retries=3 -o Dir::Etc::SourceList="$new/apt/sources.list" \
+    -o Dir::Etc::SourceParts=- -o Dir::State="$new/apt" -o Dir::State::status="$new/apt/status" \
+    -o Dir::Cache="$new/apt/cache" "$@"
 }
 private_apt update || fail "apt-get could not read $mirror"
-(cd "$board/apt/debs" && private_apt download "${packages[@]}") || fail "apt-get could not download from $mirror"
-for package in "$board"/apt/debs/*.deb; do
-  dpkg-deb --extract "$package" "$board/root"
+(cd "$new/apt/debs" && private_apt download "${packages[@]}") || fail "apt-get could not download from $mirror"
+for package in "$new"/apt/debs/*.deb; do
+  dpkg-deb --extract "$package" "$new/root"
 done
-rm -rf "$board/apt" "$board"/root/usr/share/{doc,man,locale}
+rm -rf "$new/apt" "$new"/root/usr/share/{doc,man,locale}
 
 "$host_python" -m lqcompile bundle --target arm-cpu --python 3.11 --wheels "$board/wheels" \
-  --output "$board/board.tar.gz" >/dev/null || fail "there is no device bundle"
-tar --extract --file "$board/board.tar.gz" --directory "$board"
+  --output "$new/board.tar.gz" >/dev/null || fail "there is no device bundle"
+tar --extract --file "$new/board.tar.gz" --directory "$new"
 
 # As pip and dpkg do it when they install. The host does it quickly; a Python of another version is no help and no harm.
-"$host_python" -m compileall -q "$board"/root/usr/lib/python3.11 "$board"/lqcompile-board/* >/dev/null ||
+"$host_python" -m compileall -q "$new"/root/usr/lib/python3.11 "$new"/lqcompile-board/* >/dev/null ||
   fail "Python could not compile its library"
 
 # -0 names this program as the interpreter, so that child processes of the device come back into the emulator.
-cat >"$board/python" <<'PROGRAM'
+cat >"$new/python" <<'PROGRAM'
 #!/bin/sh
 # Python of the emulated board. LQCOMPILE_BOARD_CPU is the CPU to emulate (qemu-aarch64-static -cpu help).
 board=$(dirname "$(realpath "$0")")
 exec qemu-aarch64-static -cpu "${LQCOMPILE_BOARD_CPU:-cortex-a72}" -L "$board/root" -0 "$board/python" -U LD_LIBRARY_PATH \
   -E "PYTHONHOME=$board/root/usr" "$board/root/usr/bin/python3.11" "$@"
 PROGRAM
-chmod +x "$board/python"
-"$board/python" -c 'import ctypes, ssl, sqlite3' || fail "the emulated Python does not start"
+chmod +x "$new/python"
+"$new/python" -c 'import ctypes, ssl, sqlite3' || fail "the emulated Python does not start"
+rm -rf "$board"/{.ready,root,lqcompile-board,board.tar.gz,python}
+mv "$new"/* "$board"
+rmdir "$new"
 echo "$recipe" >"$board/.ready"

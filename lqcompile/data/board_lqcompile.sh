@@ -16,7 +16,8 @@ print("%d.%d" % sys.version_info[:2], platform.machine() if sys.maxsize > 2**32 
   fail "$python does not start"
 machine=$(cat "$here/machine")
 [ "${found#* }" = "$machine" ] ||
-  fail "found a Python for ${found#* } here, expected one for $machine; install the 64-bit system, or make the bundle for this machine"
+  fail "found a Python for ${found#* } here, expected $machine; install the 64-bit system, or make the bundle for this one"
+made_for=$(cd "$here" && printf ' %s' python*)
 [ -d "$here/python${found% *}" ] ||
-  fail "found Python ${found% *} here, expected one of:$(cd "$here" && printf ' %s' python*); make the bundle with --python ${found% *}"
+  fail "found Python ${found% *} here, expected one of:$made_for; make the bundle with --python"
 PYTHONNOUSERSITE=1 PYTHONPATH="$here/common:$here/python${found% *}" exec "$python" -P -m lqcompile "$@"
