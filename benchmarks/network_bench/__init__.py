@@ -1,0 +1,1 @@
+"""What `networks.py` is made of."""

@@ -1,0 +1,99 @@
+"""What a layer could take at best: its multiply-accumulates at the arithmetic ports, its weights at the memory bus."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tvm
+from tvm.script.ir_builder import IRBuilder
+from tvm.script.ir_builder import tirx as T
+
+MACS_PER_CYCLE = {
+    "x86-avx2": {"float": 16, "packed": 16, "dot8": 64, "popcount": 128, "lut": 256},
+    "x86-avx-vnni": {"float": 16, "packed": 16, "dot8": 64, "popcount": 128, "lut": 256},
+    "x86-avx512": {"float": 32, "packed": 32, "dot8": 128, "popcount": 282, "lut": 256},
+    "x86-avx512-vnni": {"float": 32, "packed": 32, "dot8": 128, "popcount": 282, "lut": 256},
+    "x86-avx512-vpopcntdq": {"float": 32, "packed": 32, "dot8": 128, "popcount": 341, "lut": 256},
+    "x86-amx": {"float": 32, "packed": 32, "dot8": 1024, "popcount": 341, "lut": 256},
+}
+"""Of one core; of one plane pair for popcount and lut.
+
+Two multiplies a cycle: VFMADD 8 (16) per instruction, VPMADDUBSW and VPDPBUSD 32 (64). AVX2 popcount is 8 instructions
+for 256 bits on four ports (Zen; Intel has three: 96); lut is a VPSHUFB for 128, two a cycle. AVX-512 popcount as in
+docs/performance.md; AMX is a TDPBUSD of 16,384 every 16 cycles.
+"""
+
+CACHED_BYTES = 1 << 20
+"""Weights of fewer bytes stay in the caches between two calls of a layer that is timed alone."""
+
+CYCLES_PER_STEP = 4
+"""A multiplication (3) and an addition (1) that wait for one another, on every x86 since 2008."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """What was measured of the machine.
+
+    Args:
+        clock_hz: of one core under load.
+        bytes_per_s: of one core reading memory.
+    """
+
+    clock_hz: float
+    bytes_per_s: float
+
+
+def measure_machine() -> Machine:
+    """Clock from a chain of dependent instructions, bandwidth from summing 256 MB; the best of many short readings.
+
+    Best, because bounds are what nothing can beat; short, so that some fall between the turns of other programs.
+    """
+    chain, steps = _chain(), 1 << 14
+    state = tvm.runtime.tensor(np.array([3, 5, 7], np.int64))
+    clock = max(CYCLES_PER_STEP * 16 * steps / _seconds(lambda: chain(state, steps)) for _ in range(200))
+    blocks = np.ones((64, 1 << 19), np.float64)
+    bandwidth = max(block.nbytes / _seconds(lambda block=block: float(np.add.reduce(block))) for block in blocks)
+    return Machine(clock_hz=clock, bytes_per_s=bandwidth)
+
+
+def bound_us(layer: dict[str, Any], macs: int, weight_bytes: int, target: str, machine: Machine, threads: int) -> float:
+    """Least time of a contraction in microseconds.
+
+    Args:
+        layer: manifest entry: kernel, weight_bits, act_bits.
+        macs: multiply-accumulates.
+        weight_bytes: packed weights.
+        target: name of the target.
+        machine: clock and bandwidth.
+        threads: cores that share the work (but not the bandwidth).
+    """
+    kernel = layer["kernel"]
+    pairs = layer["weight_bits"] * layer["act_bits"] if kernel in ("popcount", "lut") else 1
+    arithmetic = macs * pairs / (MACS_PER_CYCLE[target][kernel] * machine.clock_hz * threads)
+    memory = weight_bytes / machine.bytes_per_s if weight_bytes > CACHED_BYTES else 0.0
+    return 1e6 * max(arithmetic, memory)
+
+
+def _chain() -> Any:
+    """16 dependent steps ``v = v * a + b`` per turn of a loop."""
+    with IRBuilder() as builder, T.prim_func():
+        T.func_name("chain")
+        T.func_attr({"global_symbol": "chain"})
+        state = T.arg("state", T.buffer((3,), "int64"))
+        steps = T.arg("steps", T.int64())
+        value = T.alloc_buffer((1,), "int64", annotations={"disable_lower_builtin": True})
+        T.buffer_store(value, state[0], [0])
+        with T.serial(0, steps):
+            for _ in range(16):
+                T.buffer_store(value, value[0] * state[1] + state[2], [0])
+        T.buffer_store(state, value[0], [0])
+    return tvm.compile(tvm.IRModule({"chain": builder.get()}), target="llvm")["chain"]
+
+
+def _seconds(work: Any) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start

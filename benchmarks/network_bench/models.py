@@ -1,0 +1,54 @@
+"""The ONNX file of a network of the paper with random weights, calibrated on random images.
+
+    python benchmarks/network_bench/models.py resnet18 2 2 model.onnx [image size]
+
+Run as a program of its own, so that torch is not in the process that times.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+IMAGES = 2
+
+
+def model_file(network: str, weight_bits: int, act_bits: int, image_size: int | None, folder: Path) -> Path:
+    """The file, made unless `folder` has it.
+
+    Args:
+        network: one of `lqcompile.models.names`.
+        weight_bits: 1 to 4.
+        act_bits: 1 to 4; 32 for float activations.
+        image_size: rows and columns; None for those of the paper.
+        folder: where files are kept.
+    """
+    path = folder / "model.onnx"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        options = [] if image_size is None else [str(image_size)]
+        command = [sys.executable, __file__, network, str(weight_bits), str(act_bits), str(path), *options]
+        subprocess.run(command, check=True)
+    return path
+
+
+def main(network: str, weight_bits: str, act_bits: str, path: str, image_size: str = "") -> None:
+    """Make the file."""
+    import torch
+
+    from lqcompile import models
+    from lqcompile.nn import calibrate, export
+
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    bits = None if act_bits == "32" else int(act_bits)
+    size = int(image_size) if image_size else models.NETWORKS[network].image_size
+    model = models.create(network, weight_bits=int(weight_bits), act_bits=bits, image_size=size)
+    images = torch.randn(IMAGES, 3, size, size)
+    calibrate(model, [images], max_passes=2)
+    export(model.eval(), images[:1], path)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
