@@ -239,6 +239,11 @@ def is_exact(contraction: Contraction, quantizer: AnyQuantizer | None) -> bool:
     return isinstance(contraction.weights, Int8Weights) and isinstance(quantizer, UniformQuantizer)
 
 
+def is_depthwise(contraction: Contraction) -> bool:
+    """Whether each output channel reads the input channel of its own number, and no other."""
+    return contraction.geometry.group == contraction.in_shape[0] == contraction.out_shape[0] > 1
+
+
 def fold_affine(stages: Sequence[Stage]) -> tuple[Stage, ...]:
     """Join neighbouring affine maps: ``Affine, Affine --> Affine``."""
     folded: list[Stage] = []

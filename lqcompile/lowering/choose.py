@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lqcompile.errors import UnsupportedError
-from lqcompile.graph.plan import AnyQuantizer, Contraction, Region, is_integer
+from lqcompile.graph.plan import AnyQuantizer, Contraction, Region, is_depthwise, is_integer
 from lqcompile.graph.specs import LowBitWeights, Quantizer
 from lqcompile.lowering.parameters import kernel_shape, sixteen_bit_run
 from lqcompile.schedules.formats import round_up
@@ -89,6 +89,8 @@ def choose(contraction: Contraction, quantizer: AnyQuantizer | None, target: str
         return Choice(family=families[0], reason=_float_reason(contraction, quantizer))
     if families == ("dot8",):
         return Choice(family="dot8", reason="8-bit weights on 8-bit codes")
+    if "dot8" in families and is_depthwise(contraction):
+        return Choice(family="dot8", reason="depthwise: multiplied lane by lane, without structural zeros")
     pairs = contraction.weights.bits * (quantizer.bits if quantizer else 0)
     if families == ("popcount",):
         return Choice(family="popcount", reason=f"bases are not integers, {pairs} plane pairs")

@@ -20,6 +20,7 @@ from lqcompile.graph.plan import (
     Output,
     Region,
     Stage,
+    is_depthwise,
     is_exact,
     is_integer,
 )
@@ -286,8 +287,7 @@ class _Lowering:
         """Whether each output channel reads its own input channel, from pixels of at least one vector."""
         form = self.layer.source.form
         wide = form is not None and form.padded_channels >= self.isa.lanes
-        group = self.layer.operation.geometry.group
-        return wide and group > 1 and group == self.layer.operation.in_shape[0] == self.outputs
+        return wide and is_depthwise(self.layer.operation)
 
     def _basis(self, basis: npt.NDArray[Any], rule: SumRule, dtype: str) -> npt.NDArray[Any]:
         planes = max(rule.weight_basis, basis.shape[1])

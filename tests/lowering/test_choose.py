@@ -104,6 +104,17 @@ def test_totals_of_tables_are_16_bits_wide(inputs: int, families: tuple[str, ...
     assert serving(contraction, quantizer, "x86-avx2") == families
 
 
+@pytest.mark.parametrize("target", RATES)
+def test_depthwise_layers_on_integers_are_multiplied(target: str) -> None:
+    rng = np.random.default_rng(3)
+    quantizer = random_quantizer(rng, 1, integer=True)
+    builder = PlanBuilder(rng, (24, 3, 3))
+    weights = random_low_bit(rng, (24, 1, 1, 1), 1, integer=True)
+    plan = builder.finish(*builder.contract(builder.quantized_input(quantizer), weights, Geometry(group=24)))
+    choice = choose(plan.regions[-1].operation, quantizer, target)
+    assert (choice.family, choice.reason) == ("dot8", "depthwise: multiplied lane by lane, without structural zeros")
+
+
 @pytest.mark.parametrize("family", ["popcount", "lut", "dot8"])
 def test_a_family_can_be_asked_for(family: str) -> None:
     plan = layer("integer", random_quantizer(np.random.default_rng(2), 2, integer=True))
