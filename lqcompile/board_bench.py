@@ -88,19 +88,6 @@ class BoardReport:
         }
 
 
-def parse_board_peers(text: str) -> tuple[str, ...]:
-    """Names from ``a,b``; ``none`` or nothing is no peer.
-
-    Raises:
-        InputError: a name is unknown.
-    """
-    names = tuple(name.strip() for name in text.split(",") if name.strip() and name.strip() != "none")
-    for name in names:
-        if name not in BOARD_PEERS:
-            raise InputError(f"peer '{name}': unknown on a board; known: {', '.join(BOARD_PEERS)}")
-    return names
-
-
 def usual_peers(device: Device) -> tuple[str, ...]:
     """The compiled twin, and ONNX Runtime where the board has it."""
     return BOARD_PEERS if "onnxruntime" in device.info["versions"] else (TWIN,)

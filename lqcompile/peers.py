@@ -67,16 +67,20 @@ class Peer:
         return self.call(list(arrays.values()))
 
 
-def parse_peers(text: str) -> tuple[str, ...]:
+def parse_peers(text: str, known: Sequence[str] = ALL_PEERS) -> tuple[str, ...]:
     """Names from ``a,b``; ``none`` or nothing is no peer.
+
+    Args:
+        text: what the user wrote.
+        known: names that there are.
 
     Raises:
         InputError: a name is unknown.
     """
     names = tuple(name.strip() for name in text.split(",") if name.strip() and name.strip() != "none")
     for name in names:
-        if name not in ALL_PEERS:
-            raise InputError(f"peer '{name}': unknown; known peers: {', '.join(ALL_PEERS)}")
+        if name not in known:
+            raise InputError(f"peer '{name}': unknown; known peers: {', '.join(known)}")
     return names
 
 

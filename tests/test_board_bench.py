@@ -13,13 +13,12 @@ from lqcompile.board_bench import (
     TWIN,
     bench_on_board,
     make_peers,
-    parse_board_peers,
     usual_peers,
 )
 from lqcompile.build import build
 from lqcompile.device import Device
 from lqcompile.errors import DeviceError, InputError
-from lqcompile.peers import FP32, INT8
+from lqcompile.peers import FP32, INT8, parse_peers
 from lqcompile.runtime import load
 
 TARGET = "x86-avx2"
@@ -54,10 +53,10 @@ def bench(device, network, peers, **options):
 
 
 def test_names_of_peers():
-    assert parse_board_peers("onnxruntime-int8, float-twin") == (INT8, TWIN)
-    assert parse_board_peers("none") == ()
-    with pytest.raises(InputError, match=r"peer 'openvino': unknown on a board; known: float-twin, onnxruntime-fp32, "):
-        parse_board_peers("openvino")
+    assert parse_peers("onnxruntime-int8, float-twin", BOARD_PEERS) == (INT8, TWIN)
+    assert parse_peers("none", BOARD_PEERS) == ()
+    with pytest.raises(InputError, match=r"peer 'openvino-int8': unknown; known peers: float-twin, onnxruntime-fp32, "):
+        parse_peers("openvino-int8", BOARD_PEERS)
 
 
 def test_peers_need_a_model(tmp_path):

@@ -49,13 +49,14 @@ def bench_there(work: Work, device: Device, limit_s: float, move: ProgressCallba
     """
     from lqcompile import board_bench as timing
     from lqcompile.artifact import is_artifact, read_artifact
+    from lqcompile.peers import parse_peers
     from lqcompile.remote import variant_for
     from lqcompile.runtime import Port
 
     timing.refuse_emulator(device)
     onnx_file = None if is_artifact(work.model) else work.model
     if work.against is not None:
-        names = timing.parse_board_peers(work.against)
+        names = parse_peers(work.against, timing.BOARD_PEERS)
     else:
         names = timing.usual_peers(device) if onnx_file or work.float_model else ()
     with (
