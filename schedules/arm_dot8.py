@@ -1,167 +1,31 @@
-"""8-bit products on ARM, exact for any weight and any activation.
-
-SDOT multiplies signed bytes, so activations lose 128 on the way in; what that subtracts from a sum is the same for all
-pixels, because taps outside the image are multiplied like the others. USDOT and USMMLA take activations as they are.
-"""
+"""8-bit products on ARM: which instruction a shape gets, its register tile, and what is corrected afterwards."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from tvm.script.ir_builder import tirx as T
 
-from .arm_runs import CHUNK_WORDS, Load, Products, RunBuilder, run_words
+from .arm_products import Dot, Matrix, Widening
+from .arm_runs import RunBuilder, run_words
 from .epilogue import Epilogue
-from .isa import Expr
 from .neon import LANES, Neon
 from .problem import ConvShape, SumRule, Tile
 from .words import Words
 
-SIGNED = (0x80808080, 0x80808080)
-"""XORed to an even and an odd word, turns a into a - 128, as signed bytes."""
+REGISTERS = 32
+"""NEON registers."""
 
-ALTERNATING = (0x80808080, 0x7F7F7F7F)
-"""Turns a into a - 128 in even words and into 127 - a in odd ones."""
+NEAR_BYTES = {False: 24 << 10, True: 48 << 10}
+"""Weights of a tile that stay in the first-level cache, without and with dot products (32 and 64 kB caches)."""
 
+LOAD_COST = {Dot: 2.9, Matrix: 1.4, Widening: 2.0}
+"""Vector operations in the time of a load: on Neoverse N1, Neoverse V1 and Cortex-A72, by llvm-mca."""
 
-def chunk(source: Any, index: Expr, words: int, flip: tuple[int, int] | None) -> Expr:
-    """`words` words of the input as an int32 vector, even and odd ones XORed by `flip`."""
-    value = T.reinterpret(f"uint32x{words}" if words > 1 else "uint32", source[T.ramp(index, 1, 4 * words)])
-    if flip:
-        pattern = T.uint32(flip[0])
-        if words > 1:
-            pattern = T.Shuffle([T.uint32(flip[word % 2]) for word in range(words)], list(range(words)))
-        value = T.bitwise_xor(value, pattern)
-    return T.bind(T.reinterpret(f"int32x{words}" if words > 1 else "int32", value))
-
-
-def splat(value: Expr, word: int, words: int) -> Expr:
-    """A word of a chunk in all four lanes, as bytes."""
-    return T.reinterpret("int8x16", T.broadcast(T.Shuffle([value], [word]) if words > 1 else value, 4))
-
-
-def joined(parts: Sequence[Expr], indices: Sequence[int]) -> Expr:
-    """int32x16 from lanes of registers."""
-    return T.Shuffle(list(parts), list(indices))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Dot:
-    """SDOT or USDOT: four products for each of four channels, by one word of a pixel.
-
-    Args:
-        unsigned: USDOT.
-    """
-
-    unsigned: bool
-    tail_words: int = 1
-
-    def accumulators(self, pixels: int) -> int:
-        """One lane for each channel."""
-        return 4 * pixels
-
-    def multiply(self, sums: Any, weights: Load, source: Any, indices: Sequence[Expr], blocks: int, words: int) -> None:
-        """See `Products`."""
-        name = f"llvm.aarch64.neon.{'us' if self.unsigned else 's'}dot.v4i32.v16i8"
-        chunks = [chunk(source, index, words, None if self.unsigned else SIGNED) for index in indices]
-        for word in range(words):
-            for part in range(4 * blocks):
-                weight = weights(word * 4 * blocks + part)
-                for pixel, held in enumerate(chunks):
-                    at = pixel * 4 * blocks + part
-                    factor = splat(held, word, words)
-                    factors = (factor, weight) if self.unsigned else (weight, factor)
-                    T.buffer_store(sums, T.call_llvm_pure_intrin("int32x4", name, sums[at], *factors), [at])
-
-    def total(self, sums: Any, pixel: int, n: int, blocks: int) -> Expr:
-        """See `Products`."""
-        first = pixel * 4 * blocks + 4 * n
-        return joined([sums[first + part] for part in range(4)], range(LANES))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Matrix:
-    """USMMLA: eight products for each of two pixels and two channels."""
-
-    tail_words: int = 2
-
-    def accumulators(self, pixels: int) -> int:
-        """Two pixels and two channels to a register."""
-        return 8 * (-(-pixels // 2))
-
-    def multiply(self, sums: Any, weights: Load, source: Any, indices: Sequence[Expr], blocks: int, words: int) -> None:
-        """See `Products`."""
-        name = "llvm.aarch64.neon.usmmla.v4i32.v16i8"
-        halves = [T.bind(T.reinterpret(f"int64x{words // 2}", chunk(source, index, words, None))) for index in indices]
-        if words == 2:
-            halves = [T.reinterpret("int64x1", half) for half in halves]
-        halves += halves[-1:] * (len(halves) % 2)
-        for step in range(words // 2):
-            rows = [
-                T.bind(T.reinterpret("int8x16", T.Shuffle([left, right], [step, words // 2 + step])))
-                for left, right in zip(halves[::2], halves[1::2], strict=True)
-            ]
-            for part in range(8 * blocks):
-                weight = weights(step * 8 * blocks + part)
-                for pair, row in enumerate(rows):
-                    at = pair * 8 * blocks + part
-                    T.buffer_store(sums, T.call_llvm_pure_intrin("int32x4", name, sums[at], row, weight), [at])
-
-    def total(self, sums: Any, pixel: int, n: int, blocks: int) -> Expr:
-        """See `Products`."""
-        first = (pixel // 2) * 8 * blocks + 8 * n
-        lanes = [4 * part + 2 * (pixel % 2) + column for part in range(8) for column in range(2)]
-        return joined([sums[first + part] for part in range(8)], lanes)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Widening:
-    """SMULL, SMLSL and SADALP: 16-bit products, for processors without dot-product instructions.
-
-    The 16-bit difference of two products, one by a - 128 and one by 127 - a, never leaves -32640..32640, whatever the
-    weights; their sum by a - 128 alone could reach 32768.
-    """
-
-    tail_words: int = 1
-
-    def accumulators(self, pixels: int) -> int:
-        """Two lanes for each channel."""
-        return 8 * pixels
-
-    def multiply(self, sums: Any, weights: Load, source: Any, indices: Sequence[Expr], blocks: int, words: int) -> None:
-        """See `Products`."""
-        chunks = [chunk(source, index, words, ALTERNATING) for index in indices]
-        for even in range(0, words, 2):
-            for part in range(4 * blocks):
-                pair = [weights((even + word) * 4 * blocks + part) for word in range(min(words, 2))]
-                for pixel, held in enumerate(chunks):
-                    factors = [splat(held, even + word, words) for word in range(min(words, 2))]
-                    for half in range(2):
-                        at = pixel * 8 * blocks + 2 * part + half
-                        product = self._product(factors[0], pair[0], half)
-                        if words > 1:
-                            product = product - self._product(factors[1], pair[1], half)
-                        wide = T.call_llvm_pure_intrin("int32x4", "llvm.aarch64.neon.saddlp.v4i32.v8i16", product)
-                        T.buffer_store(sums, sums[at] + wide, [at])
-
-    def _product(self, left: Expr, right: Expr, half: int) -> Expr:
-        lanes = list(range(8 * half, 8 * half + 8))
-        parts = [T.Shuffle([value], lanes) for value in (left, right)]
-        return T.call_llvm_pure_intrin("int16x8", "llvm.aarch64.neon.smull.v8i16", *parts)
-
-    def total(self, sums: Any, pixel: int, n: int, blocks: int) -> Expr:
-        """See `Products`."""
-        first = pixel * 8 * blocks + 8 * n
-        name = "llvm.aarch64.neon.addp.v4i32"
-        parts = [
-            T.call_llvm_pure_intrin("int32x4", name, sums[first + 2 * part], sums[first + 2 * part + 1])
-            for part in range(4)
-        ]
-        return joined(parts, range(LANES))
+FAR_COST = 2.0
+"""The same for weights from the second-level cache."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,20 +37,58 @@ class Dot8(Words):
     weight_dtype: str = "int32"
     cycles: float = 2.0
 
-    def products(self, shape: ConvShape) -> Products:
+    def products(self, shape: ConvShape) -> Dot | Matrix | Widening:
         """How chunks are multiplied: USMMLA needs eight channels at once."""
         if self.isa.matrix and run_words(shape) % 2 == 0:
             return Matrix()
         return Dot(unsigned=self.isa.matrix) if self.isa.dot_product else Widening()
 
     def group(self, shape: ConvShape, blocks: int) -> int:
-        """Most pixels whose accumulators stay in registers."""
-        products = self.products(shape)
-        return max(pixels for pixels in range(1, 7) if pixels == 1 or self._fits(products, pixels, blocks))
+        """Most pixels whose accumulators stay in registers; a tile of more takes several passes."""
+        return max([pixels for pixels in range(1, 9) if self._registers(shape, pixels, blocks) <= REGISTERS] or [1])
 
-    def _fits(self, products: Products, pixels: int, blocks: int) -> bool:
-        operands = 3 * pixels if isinstance(products, Widening) else pixels
-        return products.accumulators(pixels) * blocks + operands + 4 <= 32
+    def tiles(self, shape: ConvShape, pool: tuple[int, int], blocks: int | None) -> list[Tile]:
+        """Register tiles, the best first by `_cost`.
+
+        Args:
+            shape: loop nest.
+            pool: fused pooling window.
+            blocks: vectors of channels, where they are given by packed weights.
+        """
+        window = pool[0] * pool[1]
+        costs: dict[Tile, float] = {}
+        for count in (1, 2, 4) if blocks is None else (blocks,):
+            fits = self._registers(shape, 1, count) <= REGISTERS
+            if shape.blocks % count or not (fits or count in (1, blocks)):
+                continue
+            group = self.group(shape, count)
+            for pixels in range(1, min(shape.tile_columns, max(1, group // window)) + 1):
+                tile = Tile(pixels=pixels, blocks=count)
+                costs[tile] = self._cost(shape, tile, min(group, pixels * window))
+        return sorted(costs, key=costs.__getitem__)
+
+    def _registers(self, shape: ConvShape, pixels: int, blocks: int) -> int:
+        """Registers that a pass over `pixels` holds: accumulators, activations, two of weights, a constant."""
+        products = self.products(shape)
+        held = {Dot: pixels, Matrix: 2 * -(-pixels // 2), Widening: 4 * pixels}[type(products)]
+        return products.accumulators(pixels) * blocks + held + (3 if isinstance(products, Dot) else 2)
+
+    def _cost(self, shape: ConvShape, tile: Tile, pixels: int) -> float:
+        """Vector operations of a chunk for one pixel and vector, or the loads that take as long, of a pass."""
+        products = self.products(shape)
+        work = tile.blocks * pixels
+        operations = {
+            Dot: 16 * work + (0 if self.isa.matrix else pixels),
+            Matrix: 16 * tile.blocks * -(-pixels // 2) + pixels,
+            Widening: 48 * work + 5 * pixels,
+        }[type(products)]
+        loads = (16 * tile.blocks + pixels) * LOAD_COST[type(products)]
+        taps = shape.kernel[0] * shape.kernel[1] * shape.words
+        near = taps * tile.blocks * LANES * 4 <= NEAR_BYTES[self.isa.dot_product]
+        stream = 0 if near else FAR_COST * 16 * tile.blocks
+        columns = shape.tile_columns
+        waste = -(-columns // tile.pixels) * tile.pixels / columns
+        return (max(operations, loads, stream) + 2) / work * waste
 
     def contraction(
         self, shape: ConvShape, tile: Tile, rule: SumRule, epilogue: Epilogue, parallel: bool = True
@@ -212,8 +114,6 @@ class Dot8(Words):
         else:
             taken = np.full(words.shape[2:5], 128, np.int64)
         if isinstance(products, Widening):
-            run = run_words(shape)
-            flat = taken.reshape(-1, run)
-            flat[:, 1 : run // CHUNK_WORDS * CHUNK_WORDS : 2] = 127
+            taken.reshape(-1, run_words(shape))[:, 1::2] = 127
         surplus: npt.NDArray[np.int64] = -(values[:, 0] * taken).sum(axis=(1, 2, 3))
         return surplus

@@ -1,7 +1,7 @@
 """The loop nest of 8-bit products on ARM: activations are loaded 16 bytes at a time.
 
 A *run* is what a row of the kernel multiplies, where it lies in one piece in the input, or one tap, where it does not.
-A run is read in chunks of four words, single words behind them. How a chunk is multiplied is a `Products`.
+A run is read in chunks of four, two and one words. How a chunk is multiplied is a `Products`.
 """
 
 from __future__ import annotations
@@ -16,9 +16,6 @@ from .isa import Expr, zeros
 from .neon import LANES
 from .problem import ConvShape
 
-CHUNK_WORDS = 4
-"""Words of one NEON register."""
-
 Load = Callable[[int], Expr]
 """The weight register (int8x16) at a position that counts registers from the first word of a chunk."""
 
@@ -30,8 +27,11 @@ class Products(Protocol):
     """
 
     @property
-    def tail_words(self) -> int:
-        """Words that are multiplied at once behind the last whole chunk."""
+    def least_words(self) -> int:
+        """Words of the smallest chunk."""
+
+    def most_words(self, run: int) -> int:
+        """Words of the largest chunk, for runs of `run` words."""
 
     def accumulators(self, pixels: int) -> int:
         """Registers (int32x4) that `pixels` outputs of 16 channels take."""
@@ -45,7 +45,7 @@ class Products(Protocol):
             source: input buffer, uint8.
             indices: element of the input for each pixel.
             blocks: vectors of 16 channels.
-            words: `CHUNK_WORDS` or `tail_words`.
+            words: 4, 2 or 1.
         """
 
     def total(self, sums: Any, pixel: int, n: int, blocks: int) -> Expr:
@@ -98,10 +98,13 @@ class RunBuilder(ContractionBuilder):
         with T.serial(0, rows) as r, T.serial(0, runs) as c:
             offset = T.bind((r * shape.dilations[0] * width + c * shape.dilations[1]) * pixel)
             first = T.bind(((block * rows + r) * runs + c) * run)
-            chunks = run // CHUNK_WORDS
-            if chunks:
-                with T.serial(0, chunks) as k:
-                    step(first + k * CHUNK_WORDS, offset + k * (4 * CHUNK_WORDS), CHUNK_WORDS)
-            for word in range(chunks * CHUNK_WORDS, run, self.products.tail_words):
-                step(first + word, offset + word * 4, self.products.tail_words)
+            done = 0
+            words = self.products.most_words(run)
+            while words >= self.products.least_words:
+                count = (run - done) // words
+                if count:
+                    with T.serial(0, count) as k:
+                        step(first + done + k * words, offset + (done + k * words) * 4, words)
+                done += count * words
+                words //= 2
         return sums
