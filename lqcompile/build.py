@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import os
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -33,6 +35,9 @@ TOOLS = ("apache-tvm", "apache-tvm-ffi", "onnx", "onnx-ir", "numpy", "ziglang")
 Progress = Callable[[str, float], None]
 
 Selection = Literal["table", "measure"]
+
+LOWERING = 0.2
+"""Share of what is left of a build that lowering takes; generating code takes the rest."""
 
 MEASURING = 0.7
 """Share of the time of a build that measuring takes."""
@@ -124,22 +129,25 @@ def build(
     targets = expand(machine)
     choices = _measure(plan, measured, tell)
     begin = MEASURING if measured else 0.0
-    for index, variant in enumerate(targets):
-        share = (index + 0.1) / (len(targets) + 0.1)
-        tell(f"compiling for {variant.name}", begin + (1 - begin) * share)
-        program = lower(plan, variant, choices=choices.get(variant.name))
-        if strict:
-            _refuse_fallback(plan, program.choices)
-        module, driver = lower_program(program)
-        if dump:
-            dump.write(f"2_relax_{variant.name}.py", module.script())
-            dump.write(f"3_driver_{variant.name}.py", driver.module.script())
-        executable = compile_driver(driver, variant)
-        if dump:
-            dump.write(f"4_{variant.name}.s", executable.mod.inspect_source("asm"))
-        library, params = f"lib/{variant.name}.so", f"params/{variant.name}.bin"
-        members[library], members[params] = link(executable, variant.system), driver.parameters
-        variants.append(_variant(plan, program, driver, variant, library, params))
+    # TVM and LLVM generate code outside of Python's lock.
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        lowered = []
+        for index, variant in enumerate(targets):
+            tell(f"lowering for {variant.name}", begin + (1 - begin) * LOWERING * index / len(targets))
+            program = lower(plan, variant, choices=choices.get(variant.name))
+            if strict:
+                _refuse_fallback(plan, program.choices)
+            module, driver = lower_program(program)
+            if dump:
+                dump.write(f"2_relax_{variant.name}.py", module.script())
+                dump.write(f"3_driver_{variant.name}.py", driver.module.script())
+            lowered.append((variant, program, driver, pool.submit(_generate, driver, variant, dump)))
+        for index, (variant, program, driver, made) in enumerate(lowered):
+            share = LOWERING + (1 - LOWERING) * index / len(targets)
+            tell(f"compiling for {variant.name}", begin + (1 - begin) * share)
+            library = _add(members, f"lib/{variant.name}.so", made.result())
+            params = _add(members, f"params/{variant.name}.bin", driver.parameters)
+            variants.append(_variant(plan, program, driver, variant, library, params))
     tell("writing the artifact", 0.99)
     manifest = _manifest(plan, path, data, machine, variants)
     write_artifact(artifact, manifest, members)
@@ -167,6 +175,21 @@ def _measure(plan: Plan, targets: Sequence[Target], tell: Progress) -> dict[str,
 
         choices[variant.name] = select_kernels(plan, variant, move)
     return choices
+
+
+def _generate(driver: Driver, target: Target, dump: _Dump | None) -> bytes:
+    """The library of one variant."""
+    executable = compile_driver(driver, target)
+    if dump:
+        dump.write(f"4_{target.name}.s", executable.mod.inspect_source("asm"))
+    return link(executable, target.system)
+
+
+def _add(members: dict[str, bytes], name: str, data: bytes) -> str:
+    """The member that holds `data`: variants of the same content share it."""
+    shared = next((other for other, held in members.items() if held == data), name)
+    members[shared] = data
+    return shared
 
 
 class _Dump:

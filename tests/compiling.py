@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tiles
 from emulation import MACHINES, Emulated
 from tvm import runtime
 
@@ -32,6 +33,9 @@ X86 = [target.name for target in expand(find("x86"))]
 ARM = {"arm-neon": "cortex-a72", "raspberry-pi-3": "cortex-a53", "arm-dotprod": "neoverse-n1", "arm-i8mm": "max"}
 """Targets whose kernels differ, and the CPU of qemu that runs them where this machine does not."""
 
+AMX = "x86-amx"
+"""The target whose tile instructions are run in software where the processor has none."""
+
 KERNELS = [*X86, *ARM]
 """Targets that the kernels are tested on."""
 
@@ -48,6 +52,8 @@ def unavailable(target: Target) -> list[str]:
     if target.name in ARM and cpu.machine() != target.machine:
         emulator = MACHINES[target.machine].emulator
         return [] if shutil.which(emulator) else [f"{emulator} (on Debian: apt install qemu-user-static)"]
+    if target.name == AMX:
+        return missing(find("x86-avx2"))
     return missing(target)
 
 
@@ -70,9 +76,13 @@ class Compiled:
         """The loaded network, see `model`; one for ARM is emulated elsewhere."""
         if self.target.name in ARM and cpu.machine() != self.target.machine:
             return self.model(Emulated(self.executable, self.target.machine, ARM[self.target.name]), seed)
+        executable = self.executable
+        if self.target.name == AMX and missing(self.target):
+            tiles.install()
+            executable = compile_driver(self.driver, tiles.for_avx2(self.target))
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "network.so"
-            path.write_bytes(link(self.executable))
+            path.write_bytes(link(executable))
             return self.model(runtime.load_module(str(path)), seed)
 
     def model(self, library: Any, seed: int = 0) -> CompiledModel:

@@ -103,6 +103,18 @@ def test_the_artifact_of_x86_holds_every_variant(tmp_path: Path) -> None:
     assert "vpopcntd" in written["4_x86-avx512-vpopcntdq.s"]
 
 
+def test_variants_of_equal_content_share_members(tmp_path: Path) -> None:
+    """Weights for VPDPBUSD are the same for all AVX-512 processors with VNNI."""
+    path, artifact = tmp_path / "model.onnx", tmp_path / "model.tar"
+    onnx.save(MODELS["integer chain"](np.random.default_rng(7)), path)
+    build(path, target="x86", output=artifact)
+    content = read_artifact(artifact)
+    variants = {variant["name"]: variant for variant in content.manifest["variants"]}
+    shared = variants["x86-avx512-vnni"]["params"]
+    assert variants["x86-avx512-vpopcntdq"]["params"] == shared != variants["x86-amx"]["params"]
+    assert len(set(content.members.values())) == len(content.members)
+
+
 def test_strict_refuses_to_fall_back(tmp_path: Path) -> None:
     path, artifact = tmp_path / "model.onnx", tmp_path / "model.tar"
     onnx.save(conv_model(np.random.default_rng(4), act_bits=None), path)

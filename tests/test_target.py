@@ -20,7 +20,7 @@ def test_every_target_is_what_its_file_says(name: str) -> None:
         assert variant.variants == () and variant.features and variant.llvm
         assert (variant.machine, variant.system) == (target.machine, target.system)
         assert variant.lanes * 32 == variant.vector_bits
-        assert RATES[variant.name].keys() == {"popcount", "dot8"}
+        assert {"popcount", "dot8"} <= RATES[variant.name].keys()
 
 
 def test_variants_stand_from_the_least_to_the_most_demanding() -> None:

@@ -149,9 +149,6 @@ void tile_registers_install(void) {
   sigaction(SIGILL, &action, &before);
 }
 
-/* Gives SIGILL back. */
-void tile_registers_remove(void) { sigaction(SIGILL, &before, NULL); }
-
 /* Instructions run since the last call, by kind: configure, release, zero, load, store, multiply. */
 void tile_registers_counts(uint64_t *found) {
   for (int kind = 0; kind < KINDS; kind++) found[kind] = __atomic_exchange_n(&counts[kind], 0, __ATOMIC_RELAXED);

@@ -1,64 +1,45 @@
-"""The AMX target on any x86-64 processor: natively, or with tile instructions run in software when they trap.
+"""AMX on x86-64 processors without it: tile instructions trap and are run in software (``tile_registers.c``).
 
-The machine code under test has the real instructions. Where the processor lacks AVX-512, LLVM writes the vectors around
-them for AVX2: tile registers, addresses and loops are the same.
+The machine code has the real instructions; LLVM writes the vectors around them for AVX2 in place of AVX-512. So tile
+configuration, addresses, packing, loops and the epilogue are those of the target.
 """
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import functools
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from compiling import missing
-
-from lqcompile.target import Target, find
+from lqcompile.target import Target
 
 KINDS = ("configure", "release", "zero", "load", "store", "multiply")
+"""Instructions that are counted."""
 
 
-def native() -> bool:
-    """Whether this machine runs the target itself."""
-    return not missing(find("x86-amx"))
-
-
-def tile_target() -> Target:
-    """The AMX target, for this machine's vector registers."""
-    target = find("x86-amx")
-    if native():
-        return target
+def for_avx2(target: Target) -> Target:
+    """The AMX target with 256-bit vectors in its machine code."""
     return replace(target, llvm={"mcpu": "haswell", "mattr": ["+amx-tile", "+amx-int8"]})
 
 
 @functools.cache
-def _library() -> ctypes.CDLL:
+def install() -> ctypes.CDLL:
+    """Makes tile instructions of this process run in software, from now on."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "tile_registers.so"
         source = Path(__file__).with_name("tile_registers.c")
         command = [sys.executable, "-m", "ziglang", "cc", "-O2", "-shared", "-fPIC", "-fno-sanitize=all"]
         subprocess.run([*command, "-o", str(path), str(source)], check=True)
-        return ctypes.CDLL(str(path))
-
-
-@contextlib.contextmanager
-def tile_registers() -> Iterator[dict[str, int]]:
-    """Runs tile instructions in software; at the end the dict holds how many of each kind (empty where native)."""
-    counts: dict[str, int] = {}
-    if native():
-        yield counts
-        return
-    library = _library()
+        library = ctypes.CDLL(str(path))
     library.tile_registers_install()
-    try:
-        yield counts
-    finally:
-        library.tile_registers_remove()
-        found = (ctypes.c_uint64 * len(KINDS))()
-        library.tile_registers_counts(found)
-        counts.update(zip(KINDS, found, strict=True))
+    return library
+
+
+def counts() -> dict[str, int]:
+    """How many tile instructions ran in software since the last call, by kind."""
+    found = (ctypes.c_uint64 * len(KINDS))()
+    install().tile_registers_counts(found)
+    return dict(zip(KINDS, found, strict=True))

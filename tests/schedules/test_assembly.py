@@ -24,6 +24,8 @@ INSTRUCTIONS = {
     ("x86-avx512-vnni", "dot8"): ["vpdpbusd"],
     ("x86-avx512-vpopcntdq", "popcount"): ["vpopcntd"],
     ("x86-avx512-vpopcntdq", "dot8"): ["vpdpbusd"],
+    ("x86-amx", "popcount"): ["vpopcntd"],
+    ("x86-amx", "dot8"): ["tdpbusd", "tileloadd", "tilestored", "tilezero"],
 }
 
 
@@ -79,7 +81,8 @@ def test_it_uses_the_instruction_that_the_target_is_for(kernel: tuple[str, str, 
     name, family, lines = kernel
     wide = "%ymm" if find(name).lanes == 8 else "%zmm"
     for instruction in INSTRUCTIONS[name, family]:
-        assert any(line.startswith(instruction) and wide in line for line in lines), instruction
+        registers = "%tmm" if instruction.startswith("t") else wide
+        assert any(line.startswith(instruction) and registers in line for line in lines), instruction
 
 
 def test_avx_vnni_needs_no_avx512() -> None:
@@ -98,7 +101,7 @@ def test_the_float64_epilogue_rounds_each_product(kernel: tuple[str, str, list[s
 def test_the_register_tile_is_not_spilled(kernel: tuple[str, str, list[str]]) -> None:
     """In the run of instructions without a branch that multiplies most, few vectors touch the stack."""
     name, family, lines = kernel
-    if family == "popcount" and name != "x86-avx512-vpopcntdq":
+    if family == "popcount" and "vpopcntd" not in INSTRUCTIONS[name, family]:
         pytest.skip("LLVM moves loads of the long unrolled run to its front and spills them")
     main = INSTRUCTIONS[name, family][0]
     blocks: list[list[str]] = [[]]
