@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import os
 import platform
 import re
 import subprocess
@@ -116,6 +117,25 @@ def cpu_name() -> str:
         if match:
             return match[1].strip()
     return platform.processor() or machine()
+
+
+def logical_cores() -> int:
+    """Processors that this process may run on, two for a core with hyper-threading."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def cores() -> int:
+    """Cores that this process may run on, hyper-threads of one core counted once where Linux tells them."""
+    if not hasattr(os, "sched_getaffinity"):
+        return logical_cores()
+    siblings = Path("/sys/devices/system/cpu")
+    groups = set()
+    for number in os.sched_getaffinity(0):
+        listing = siblings / f"cpu{number}/topology/thread_siblings_list"
+        groups.add(listing.read_text() if listing.exists() else str(number))
+    return len(groups)
 
 
 def normalise(names: Iterable[str], architecture: str) -> frozenset[str]:

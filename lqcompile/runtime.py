@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import tvm_ffi
 
-from lqcompile import layout
+from lqcompile import cpu, layout
 from lqcompile.artifact import read_artifact, select_variant
 from lqcompile.errors import ArtifactError, InputError
 from lqcompile.inputs import check_inputs
@@ -23,6 +23,9 @@ from lqcompile.tvm_runtime import load_module
 Array = npt.NDArray[Any]
 
 ALIGNMENT = 64
+
+_threads: int | None = None
+"""Threads of TVM's pool; None until they are set."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,15 +176,17 @@ def load(path: str | Path, *, threads: int | None = None) -> CompiledModel:
 
     Args:
         path: of the artifact.
-        threads: threads to run with (all models of a process share them); None for all cores.
+        threads: threads to run with (all models of a process share them); None for the number that was set last, at
+            first one for each core.
 
     Raises:
         ArtifactError: the file is damaged, or does not fit this machine.
+        InputError: there are fewer processors than `threads`.
     """
     artifact = read_artifact(Path(path))
     variant = select_variant(artifact.manifest)
-    if threads is not None:
-        set_threads(threads)
+    if threads is not None or _threads is None:
+        set_threads(threads or cpu.cores())
     with tempfile.TemporaryDirectory(prefix="lqcompile-") as folder:
         library = Path(folder) / "network.so"
         library.write_bytes(artifact.read(variant["library"]))
@@ -196,11 +201,18 @@ def set_threads(count: int) -> None:
     """Sets the number of threads of TVM's pool, which all models of the process share.
 
     Raises:
-        InputError: `count` is below 1.
+        InputError: `count` is below 1, or there are fewer processors.
     """
+    global _threads
     if count < 1:
         raise InputError(f"threads: found {count}, expected at least 1")
     tvm_ffi.get_global_func("runtime.config_threadpool")(1, count)
+    _threads = int(tvm_ffi.get_global_func("runtime.NumThreads")())
+    if _threads < count:
+        raise InputError(
+            f"threads: found {count}, expected at most {_threads}, the processors that this process may use; ask for "
+            "fewer or set TVM_NUM_THREADS before the start"
+        )
 
 
 @contextmanager
@@ -210,7 +222,7 @@ def using_threads(count: int) -> Iterator[None]:
     Raises:
         InputError: `count` is below 1.
     """
-    before = int(tvm_ffi.get_global_func("runtime.NumThreads")())
+    before = _threads or cpu.cores()
     set_threads(count)
     try:
         yield

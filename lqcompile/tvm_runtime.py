@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
+import os
 from pathlib import Path
 from typing import Any
 
 import tvm_ffi
 
+from lqcompile import cpu
 from lqcompile.errors import LQCompileError
 
 
@@ -24,6 +26,12 @@ def _load_library() -> ctypes.CDLL:
             return ctypes.CDLL(str(library), ctypes.RTLD_GLOBAL)
     raise LQCompileError("TVM: found no libtvm_runtime, expected it in the package 'tvm'; pip install apache-tvm")
 
+
+# TVM 0.27 reads these whenever a kernel starts threads. By default it pins the calling thread to the first processor,
+# where all that the program starts later stays too; takes half of the processors of any x86 for hyper-threads; and asks
+# the system for their number each time, which takes 8 us a kernel.
+os.environ.setdefault("TVM_BIND_THREADS", "0")
+os.environ.setdefault("TVM_NUM_THREADS", str(cpu.logical_cores()))
 
 _LIBRARY = _load_library()
 

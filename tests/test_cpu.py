@@ -1,6 +1,7 @@
 """CPU features, from what each operating system prints."""
 
 import ast
+import os
 import platform
 import subprocess
 import sys
@@ -119,3 +120,7 @@ def test_this_machine():
 
 def test_linux_and_llvm_spelling_are_the_same():
     assert cpu.normalise({"avx512_vnni"}, "x86_64") == cpu.normalise({"avx512vnni"}, "x86_64")
+
+
+def test_cores_are_no_more_than_processors():
+    assert 1 <= cpu.cores() <= cpu.logical_cores() <= os.cpu_count()

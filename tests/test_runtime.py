@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -152,3 +155,25 @@ def test_a_region_is_given_only_what_it_reads() -> None:
     last = next(region for region in model.variant["regions"] if region["name"] == plan.regions[-1].name)
     dead = [i for i, entry in enumerate(entries) if entry["value"] in last["reads"] and i not in last["places"]]
     assert [entries[index]["kind"] for index in dead] == ["bits"]
+
+
+def test_more_threads_than_processors_are_refused() -> None:
+    most = int(os.environ["TVM_NUM_THREADS"])
+    message = rf"^threads: found {most + 1}, expected at most {most}, the processors that this process may use; ask for"
+    with pytest.raises(InputError, match=message):
+        set_threads(most + 1)
+    set_threads(most)
+
+
+def test_running_leaves_the_processors_of_a_program_to_it(artifact: tuple[Path, onnx.ModelProto]) -> None:
+    script = (
+        "import os, sys\nbefore = os.sched_getaffinity(0)\n"
+        "import numpy as np\nfrom lqcompile import cpu, runtime\n"
+        "model = runtime.load(sys.argv[1])\nport = model.inputs[0]\n"
+        "model.run({port.name: np.zeros((1, *port.shape), np.float32)})\n"
+        "assert os.sched_getaffinity(0) == before\nassert runtime._threads == cpu.cores()\n"
+        "with runtime.using_threads(1):\n    assert runtime._threads == 1\n"
+        "assert runtime._threads == cpu.cores()\n"
+        "runtime.set_threads(1)\nruntime.load(sys.argv[1])\nassert runtime._threads == 1\n"
+    )
+    subprocess.run([sys.executable, "-c", script, str(artifact[0])], check=True, timeout=60)
