@@ -119,7 +119,7 @@ def bundle(
                 found[wheel.name] = wheel
                 homes.setdefault(wheel.name, set()).add(python)
         tell("packing", len(pythons) / (len(pythons) + 1))
-        files = _lqcompile_files()
+        files = lqcompile_files()
         for name, wheel in sorted(found.items()):
             shared = _is_universal(name) and homes[name] == set(pythons)
             folders = ["common"] if shared else [f"python{python}" for python in sorted(homes[name])]
@@ -136,6 +136,27 @@ def bundle(
         bytes=len(data),
         seconds=time.monotonic() - start,
     )
+
+
+def lqcompile_files() -> dict[str, bytes]:
+    """The package as it is installed here, without the data of its demo, and the metadata with its version.
+
+    Returns:
+        path in the bundle to content.
+    """
+    files = {}
+    for package in _PACKAGES:
+        spec = importlib.util.find_spec(package)
+        for location in (spec.submodule_search_locations or []) if spec else []:
+            root = Path(location)
+            for path in sorted(root.rglob("*")):
+                inner = path.relative_to(root)
+                if path.is_file() and path.suffix in (".py", ".json") and inner.parts[0] != "data":
+                    files[f"common/{package.replace('.', '/')}/{inner.as_posix()}"] = path.read_bytes()
+    version = importlib.metadata.version("lqcompile")
+    metadata = f"Metadata-Version: 2.1\nName: lqcompile\nVersion: {version}\n"
+    files[f"common/lqcompile-{version}.dist-info/METADATA"] = metadata.encode()
+    return files
 
 
 def _machine(target: str) -> str:
@@ -165,23 +186,6 @@ def _wheel_files(wheel: Path) -> dict[str, bytes]:
     with zipfile.ZipFile(wheel) as archive:
         names = [info.filename for info in archive.infolist() if not info.is_dir()]
         return {name: archive.read(name) for name in names if not _LEFT_OUT.match(name)}
-
-
-def _lqcompile_files() -> dict[str, bytes]:
-    """The package as it is installed here, without the data of its demo, and the metadata with its version."""
-    files = {}
-    for package in _PACKAGES:
-        spec = importlib.util.find_spec(package)
-        for location in (spec.submodule_search_locations or []) if spec else []:
-            root = Path(location)
-            for path in sorted(root.rglob("*")):
-                inner = path.relative_to(root)
-                if path.is_file() and path.suffix in (".py", ".json") and inner.parts[0] != "data":
-                    files[f"common/{package.replace('.', '/')}/{inner.as_posix()}"] = path.read_bytes()
-    version = importlib.metadata.version("lqcompile")
-    metadata = f"Metadata-Version: 2.1\nName: lqcompile\nVersion: {version}\n"
-    files[f"common/lqcompile-{version}.dist-info/METADATA"] = metadata.encode()
-    return files
 
 
 def _top_level(machine: str) -> dict[str, tuple[bytes, int]]:

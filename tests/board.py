@@ -57,14 +57,14 @@ class Board:
 
     def serve(self, *options):
         """Run ``lqcompile serve`` on the device for the length of a block; gives a `Served`."""
-        return serving(self.command(), self.environment, *options)
+        return serving(self.command("-m", "lqcompile", "serve"), self.environment, *options)
 
 
 @contextlib.contextmanager
-def serving(python, environment, *options):
-    """Run ``lqcompile serve`` with a Python for the length of a block; gives a `Served`."""
+def serving(command, environment, *options):
+    """Run a command that means ``lqcompile serve`` for the length of a block; gives a `Served`."""
     process = subprocess.Popen(
-        [*python, "-m", "lqcompile", "serve", "--port", "0", *options],
+        [*command, "--port", "0", *options],
         env=environment,
         stderr=subprocess.PIPE,
         text=True,

@@ -40,7 +40,7 @@ class Here:
     machine = platform.machine()
 
     def serve(self, *options):
-        return serving([sys.executable], os.environ | {"PYTHONPATH": str(ROOT)}, *options)
+        return serving([sys.executable, "-m", "lqcompile", "serve"], os.environ | {"PYTHONPATH": str(ROOT)}, *options)
 
 
 class Emulated(Board):
