@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lqcompile import cpu
+from lqcompile import amx, cpu
 from lqcompile.errors import ArtifactError, BuildError
 from lqcompile.files import write_atomically
 from lqcompile.manifest import FORMAT, Manifest, check_manifest
@@ -150,8 +150,11 @@ def select_variant(
             chosen: dict[str, Any] = variant
             return chosen
     closest = min(range(len(missing)), key=lambda index: len(missing[index]))
+    absent = ", ".join(sorted(missing[closest]))
+    if cpu_features is None and missing[closest] & cpu.withheld():
+        absent += f" (Linux refuses AMX to this process: {amx.refusal()})"
     raise ArtifactError(
-        f"{subject}: found a CPU without {', '.join(sorted(missing[closest]))}, expected them for variant "
+        f"{subject}: found a CPU without {absent}, expected them for variant "
         f"'{manifest['variants'][closest]['name']}'; build the model again with a --target that this CPU can run "
         "('lqcompile targets' lists them)"
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import os
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import lqcompile
+from lqcompile import cpu
 from lqcompile.artifact import write_artifact
 from lqcompile.codegen import compile_driver, link
 from lqcompile.errors import BuildError
@@ -130,7 +130,7 @@ def build(
     choices = _measure(plan, measured, tell)
     begin = MEASURING if measured else 0.0
     # TVM and LLVM generate code outside of Python's lock.
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+    with ThreadPoolExecutor(max_workers=cpu.logical_cores()) as pool:
         lowered = []
         for index, variant in enumerate(targets):
             tell(f"lowering for {variant.name}", begin + (1 - begin) * LOWERING * index / len(targets))

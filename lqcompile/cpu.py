@@ -17,6 +17,8 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+from lqcompile import amx
+
 _MACHINES = {"amd64": "x86_64", "x64": "x86_64", "arm64": "aarch64"}
 
 _LINUX_TO_LLVM = {
@@ -93,18 +95,30 @@ def system() -> str:
 def cpu_features() -> frozenset[str]:
     """Features of this CPU that code may use, in LLVM's spelling; a core that lacks one removes it.
 
-    Where the system does not tell (neither Linux nor macOS), those that the architecture guarantees.
+    Where the system does not tell (neither Linux nor macOS), those that the architecture guarantees. AMX counts where
+    Linux lets this process use it: it is asked here.
     """
     if system() == "linux" and machine() == "aarch64":
         found = parse_hwcap(*_auxiliary_values(_AT_HWCAP, _AT_HWCAP2))
     elif system() == "linux":
         found = parse_cpuinfo(Path("/proc/cpuinfo").read_text(errors="replace"), machine())
+        found -= withheld()
     elif system() == "darwin":
         listing = subprocess.run(["/usr/sbin/sysctl", "-a"], capture_output=True, text=True, check=False, timeout=10)
         found = parse_sysctl(listing.stdout)
     else:
         found = frozenset()
     return found | _BASELINE.get(machine(), frozenset())
+
+
+@functools.cache
+def withheld() -> frozenset[str]:
+    """Features of this CPU that the operating system keeps from this process: AMX, where Linux refuses it."""
+    if (system(), machine()) != ("linux", "x86_64"):
+        return frozenset()
+    found = parse_cpuinfo(Path("/proc/cpuinfo").read_text(errors="replace"), machine())
+    tiles = frozenset(name for name in found if name.startswith("amx-"))
+    return tiles if tiles and amx.refusal() else frozenset()
 
 
 @functools.cache

@@ -12,6 +12,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = {
     "errors": 0,
     "encoding": 1,
+    "amx": 1,
     "cpu": 1,
     "files": 1,
     "target": 1,
