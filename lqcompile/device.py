@@ -13,8 +13,9 @@ import numpy as np
 from tvm import rpc
 from tvm.error import RPCError
 
+from lqcompile import errors
 from lqcompile.board import PREFIX, PROTOCOL
-from lqcompile.errors import ArtifactError, DeviceError, InputError, LQCompileError
+from lqcompile.errors import DeviceError
 from lqcompile.message import Array, pack, unpack
 from lqcompile.tracker import Address, address_text, request_board
 
@@ -34,12 +35,6 @@ _CLOSE_S = 1.0
 
 _CHUNK_BYTES = 1 << 20
 """Uploads go in pieces of this size, so that progress shows and a deadline is that of a piece."""
-
-_REMOTE_ERRORS: dict[str, type[LQCompileError]] = {
-    "ArtifactError": ArtifactError,
-    "InputError": InputError,
-    "DeviceError": DeviceError,
-}
 
 _MEANINGS = {
     "cannot obtain address of": "found no machine of that name, expected one; check the address",
@@ -109,8 +104,8 @@ class Device:
             arrays: name to array.
 
         Raises:
-            DeviceError: there is no answer in time, the session broke, or the board refuses.
-            ArtifactError: the board says so; InputError likewise.
+            DeviceError: there is no answer in time, or the session broke.
+            LQCompileError: what the board refuses, of the same kind as there.
         """
         if self._lost:
             raise DeviceError(f"{self}: found a session that has ended, expected an open one; connect again")
@@ -124,7 +119,7 @@ class Device:
                 raise DeviceError(f"{self}: {self._explain(error, function)}") from error
             raise
         if "error" in answer:
-            raise _REMOTE_ERRORS[answer["kind"]](f"{self}: {answer['error']}")
+            raise getattr(errors, answer["kind"])(f"{self}: {answer['error']}")
         return answer, results
 
     def upload(self, file: str, data: bytes, progress: Progress | None = None) -> None:
@@ -163,6 +158,11 @@ class Device:
         if isinstance(error, RPCError):
             reason = text.removeprefix("RPCError: Error caught from RPC call: ")
             return f"found an error in '{function}', expected a result: {reason}; report this as a bug"
+        if function == "info":
+            return (
+                "found the connection closed before any answer, expected 'lqcompile serve'; it was stopped, or another "
+                "kind of server listens there: check the address"
+            )
         return (
             f"found the session broken during '{function}', expected an answer; the server was stopped, the code "
             f"crashed or the network failed: see what 'lqcompile serve' says there ({text[:200]})"

@@ -11,6 +11,7 @@ from models import classifier_model
 
 from lqcompile import cli, cpu
 from lqcompile.build import build
+from lqcompile.cli.reaching import state_in_words
 from lqcompile.runtime import load
 
 TARGET = "x86-avx2"
@@ -131,6 +132,27 @@ def test_devices_and_a_board_of_a_tracker(network, call, tmp_path):
             assert "rpi4" in out and program.name in out
         options = ("--random", "1", "--tracker", tracker.name, "--key", "rpi5", "--timeout", "0.5")
         refused(call("run", network / "model.tar", *options), "found no board with key 'rpi5' (keys that exist: none)")
+
+
+def test_what_a_board_is(board, call, tmp_path):
+    code, out, err = call("devices", "--rpc", board.name, "--json")
+    assert (code, err) == (0, "")
+    info = json.loads(out)
+    assert (info["device"], info["machine"], info["cpu"]) == (f"board {board.name}", cpu.machine(), cpu.cpu_name())
+    out = call("devices", "--rpc", board.name)[1]
+    assert cpu.cpu_name() in out and "apache-tvm" in out
+    with loopback.tracker(tmp_path) as tracker, loopback.server(tmp_path, key="rpi4", tracker=tracker.port) as program:
+        code, out, err = call("devices", "--tracker", tracker.name, "--key", "rpi4", "--json")
+        assert (code, err, json.loads(out)["device"]) == (0, "", f"board {program.name}")
+
+
+def test_a_state_in_words():
+    state = {"clock_mhz": [1500, 600, 1500], "governor": "ondemand", "temperature_c": 48.31, "throttled": "0x50005"}
+    found = state_in_words(state)
+    assert found == "clock 600/1500 MHz, governor ondemand, 48.3 \N{DEGREE SIGN}C, THROTTLED (0x50005)"
+    nothing = {"clock_mhz": None, "governor": None, "temperature_c": None, "throttled": None}
+    assert state_in_words(nothing) == "clock unknown, governor unknown, temperature unknown"
+    assert "THROTTLED" not in state_in_words(state | {"throttled": "0x0"})
 
 
 def test_nobody_there(network, call):

@@ -4,6 +4,7 @@ import re
 import socket
 import threading
 import time
+from contextlib import contextmanager, suppress
 
 import loopback
 import numpy as np
@@ -73,6 +74,8 @@ def test_a_board_gives_what_this_machine_gives(server, artifact, seed):
             np.testing.assert_array_equal(found[name], array)
         with pytest.raises(InputError, match="input 'wrong': unknown"):
             there.run({"wrong": np.zeros(1)})
+        with pytest.raises(InputError, match=r"^board 127.+: input 'wrong': unknown"):
+            device.call("run", {"model": "model"}, {"wrong": np.zeros(1)})
     assert there.seconds > 0
     assert told[0] == ("uploading model.tar", 1.0)
     assert ("running", 1.0) in told
@@ -154,20 +157,38 @@ def test_a_name_that_nobody_has(healthy):
         Device(("no-such-board.invalid", 9090), timeout_s=WAIT_S)
 
 
-def test_another_kind_of_server(healthy):
+@contextmanager
+def other_server(behave):
+    """Something that is no board; `behave` gets its first connection."""
+
     def answer():
         connection, _ = listener.accept()
-        with connection:
-            connection.recv(15)
-            connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
-            connection.recv(1)
+        with connection, suppress(OSError):
+            behave(connection)
 
     with socket.create_server((loopback.HOST, 0)) as listener:
         thread = threading.Thread(target=answer)
         thread.start()
-        with pytest.raises(DeviceError, match=r"found another kind of server, expected 'lqcompile serve'; check the"):
-            Device(listener.getsockname(), timeout_s=WAIT_S)
+        yield listener.getsockname()
         thread.join()
+
+
+def test_another_kind_of_server(healthy):
+    def behave(connection):
+        connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        connection.settimeout(2)
+        while connection.recv(1000):
+            pass
+
+    message = "found another kind of server, expected 'lqcompile serve'; check the address"
+    with other_server(behave) as address, pytest.raises(DeviceError, match=message):
+        Device(address, timeout_s=WAIT_S)
+
+
+def test_a_server_that_hangs_up(healthy):
+    message = "found the connection closed before any answer, expected 'lqcompile serve'; it was stopped, or another"
+    with other_server(lambda connection: None) as address, pytest.raises(DeviceError, match=message):
+        Device(address, timeout_s=WAIT_S)
 
 
 def test_a_server_that_never_answers(healthy):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from lqcompile.cli.console import ProgressCallback, in_percent, print_table, print_text
 from lqcompile.cli.opening import artifact_file, samples_for
+from lqcompile.cli.reaching import state_in_words
 
 if TYPE_CHECKING:
     from lqcompile.device import Device
@@ -112,7 +113,7 @@ def show_board(report: dict[str, Any], device: str) -> None:
         f"{in_percent(worst)} (95 %)" + ("." if report["settled"] else "; the time was up before they were certain.")
     )
     before, after = report["conditions"]["before"], report["conditions"]["after"]
-    print_text(f"Before: {_state(before)}. After: {_state(after)}.")
+    print_text(f"Before: {state_in_words(before)}. After: {state_in_words(after)}.")
     if any(abs(entry["drift"] or 0.0) > _DRIFT for entry in timed):
         print_text("The times drift: let the board cool, fix its clock, stop what else runs there (docs/devices.md).")
     if not report["against"]:
@@ -123,15 +124,3 @@ def _row(name: str, entry: dict[str, Any], ratio: float) -> tuple[str, ...]:
     drift = "-" if entry["drift"] is None else f"{100 * entry['drift']:.1f} %"
     times = (f"{entry[key]:.3f}" for key in ("median_ms", "p10_ms", "p90_ms", "p99_ms"))
     return (name, *times, drift, f"{ratio:.2f}")
-
-
-def _state(conditions: dict[str, Any]) -> str:
-    """Conditions in words; what the board does not tell is named too."""
-    clocks = conditions["clock_mhz"]
-    words = ["clock unknown" if clocks is None else f"clock {'/'.join(str(mhz) for mhz in sorted(set(clocks)))} MHz"]
-    words.append("governor unknown" if conditions["governor"] is None else f"governor {conditions['governor']}")
-    heat = conditions["temperature_c"]
-    words.append("temperature unknown" if heat is None else f"{heat:.1f} \N{DEGREE SIGN}C")
-    if conditions["throttled"] not in (None, "0x0"):
-        words.append(f"THROTTLED ({conditions['throttled']})")
-    return ", ".join(words)
