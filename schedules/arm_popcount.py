@@ -50,7 +50,9 @@ class Popcount(BitWords):
         counts = T.popcount(T.reinterpret("uint8x64", weight[0] & activation[0]))
         if self.accumulator == "uint32":
             return self.isa.add_quads(accumulator, counts)
-        return accumulator + (self.isa.add_pairs(counts, "uint8") if self.accumulator == "uint16" else counts)
+        if self.accumulator == "uint16":
+            return accumulator + self.isa.add_pairs(counts, "uint8")
+        return self.isa.add_bytes(accumulator, counts)
 
     def widen(self, value: Expr, dtype: str, wide: str) -> Expr:
         """Counters of type `dtype` as counters of the type `wide`, neighbours added up."""
@@ -67,26 +69,26 @@ class Popcount(BitWords):
 
 @dataclass(frozen=True, kw_only=True)
 class Pass:
-    """What is counted at once: planes of weights and activations, pixels, and vectors of channels."""
+    """What is counted at once: planes of weights and activations, vectors of channels, and how many pixels."""
 
     weights: range
     acts: range
-    pixels: range
     blocks: range
+    pixels: int
 
     def __iter__(self) -> Iterator[tuple[int, int, int, int]]:
-        """(weight plane, activation plane, pixel, vector) of each accumulator."""
-        return itertools.product(self.weights, self.acts, self.pixels, self.blocks)
+        """(weight plane, activation plane, pixel of the pass, vector) of each accumulator."""
+        return itertools.product(self.weights, self.acts, range(self.pixels), self.blocks)
 
 
 def passes(weight_planes: int, act_planes: int, pixels: int, blocks: int) -> list[Pass]:
-    """The passes over a tile."""
+    """The passes over a tile; each is repeated until it has seen all pixels."""
     found = []
     for weights, acts in itertools.product(groups(weight_planes, PLANES), groups(act_planes, PLANES)):
         pairs = len(weights) * len(acts)
         for vectors in groups(blocks, max(1, VECTORS // pairs)):
-            most = max(1, VECTORS // (pairs * len(vectors)))
-            found += [Pass(weights=weights, acts=acts, pixels=part, blocks=vectors) for part in groups(pixels, most)]
+            size = len(groups(pixels, max(1, VECTORS // (pairs * len(vectors))))[-1])
+            found.append(Pass(weights=weights, acts=acts, blocks=vectors, pixels=size))
     return found
 
 
@@ -102,13 +104,13 @@ def popcount_tile(shape: ConvShape, rule: SumRule, pool: tuple[int, int], blocks
     columns, window = shape.tile_columns, pool[0] * pool[1]
 
     def cost(tile: Tile) -> tuple[float, int]:
-        cycles = 0.0
-        parts = passes(shape.weight_planes, rule.act_planes, tile.pixels * window, tile.blocks)
-        for part in parts:
-            broadcasts, weights = len(part.acts) * len(part.pixels), 4 * len(part.weights) * len(part.blocks)
-            cycles += max((3 * 4 * len(list(part)) + broadcasts) / 2, broadcasts + weights)
+        cycles, positions = 0.0, tile.pixels * window
+        for part in passes(shape.weight_planes, rule.act_planes, positions, tile.blocks):
+            broadcasts, weights = len(part.acts) * part.pixels, 4 * len(part.weights) * len(part.blocks)
+            step = max((3 * 4 * len(list(part)) + broadcasts) / 2, broadcasts + weights)
+            cycles += step * -(-positions // part.pixels)
         repeats = -(-columns // tile.pixels) / columns
-        return cycles * repeats / tile.blocks, len(parts)
+        return cycles * repeats / tile.blocks, tile.pixels * tile.blocks
 
     counts = [count for count in (1, 2, 4) if shape.blocks % count == 0] if blocks is None else [blocks]
     pixels = range(1, min(columns, VECTORS) + 1)
@@ -116,7 +118,7 @@ def popcount_tile(shape: ConvShape, rule: SumRule, pool: tuple[int, int], blocks
 
 
 def groups(count: int, most: int) -> list[range]:
-    """``range(count)`` in pieces of at most `most`, as equal as can be."""
+    """``range(count)`` in pieces of at most `most`, as equal as can be, the largest last."""
     pieces = -(-count // most)
     bounds = [count * piece // pieces for piece in range(pieces + 1)]
     return [range(low, high) for low, high in itertools.pairwise(bounds)]
@@ -130,12 +132,25 @@ class PlaneBuilder(ContractionBuilder):
     def accumulate(self, block: Expr, bases: Sequence[Expr]) -> Any:
         """Counts of all passes, as int32 vectors."""
         totals = registers(self.pairs * len(bases) * self.tile.blocks, f"int32x{LANES}")
+        held = registers(len(bases), "int32")
+        for m, base in enumerate(bases):
+            T.buffer_store(held, base, [m])
         for part in passes(self.shape.weight_planes, self.rule.act_planes, len(bases), self.tile.blocks):
-            counts, dtype = self._count(part, block, bases)
-            for place, (i, j, m, n) in enumerate(part):
-                total = self.family.widen(counts[place], dtype, "uint32")
-                T.buffer_store(totals, T.reinterpret(f"int32x{LANES}", total), [self._index(i, j, m, n)])
+            if part.pixels == len(bases):
+                self._pass(part, block, bases, 0, totals)
+                continue
+            with T.serial(0, -(-len(bases) // part.pixels)) as index:
+                # The last pass overlaps its neighbour instead of ending short.
+                start = T.bind(T.min(index * part.pixels, len(bases) - part.pixels))
+                self._pass(part, block, [T.bind(held[start + m]) for m in range(part.pixels)], start, totals)
         return totals
+
+    def _pass(self, part: Pass, block: Expr, bases: Sequence[Expr], start: Expr, totals: Any) -> None:
+        """Counts of the pixels of a tile from `start` on."""
+        counts, dtype = self._count(part, block, bases)
+        for place, (i, j, m, n) in enumerate(part):
+            total = self.family.widen(counts[place], dtype, "uint32")
+            T.buffer_store(totals, T.reinterpret(f"int32x{LANES}", total), [self._index(i, j, start + m, n)])
 
     def _count(self, part: Pass, block: Expr, bases: Sequence[Expr]) -> tuple[Any, str]:
         """Counters of a pass, and the type of their elements."""
@@ -158,31 +173,39 @@ class PlaneBuilder(ContractionBuilder):
                 T.buffer_store(totals, totals[place] + widened, [place])
                 T.buffer_store(accumulators, zero(counters(narrow)), [place])
 
+        def run(offset: Expr, first: Expr, start: Expr, words: int) -> None:
+            """Consecutive words of one tap."""
+            whole = words // UNROLL if words > UNROLL else 0
+            if whole:
+                with T.serial(0, whole) as k:
+                    for word in range(UNROLL):
+                        self._step(part, bases, offset, first, start + k * UNROLL + word, accumulators)
+            for word in range(whole * UNROLL, words):
+                self._step(part, bases, offset, first, start + word, accumulators)
+
+        def tap(offset: Expr, first: Expr) -> None:
+            """All words of one tap."""
+            size = shape.words if shape.words <= limit else limit - limit % UNROLL
+            if shape.words >= 2 * size:
+                with T.serial(0, shape.words // size) as k:
+                    run(offset, first, k * size, size)
+                    flush()
+            elif shape.words >= size:
+                run(offset, first, T.int32(0), size)
+                if columns * shape.words > limit:
+                    flush()
+            if shape.words % size:
+                run(offset, first, T.int32(shape.words - shape.words % size), shape.words % size)
+                flush()
+
         pixel, width = shape.source.pixel, shape.source.padded_width
         with T.serial(0, rows) as r:
             with T.serial(0, columns) as c:
                 offset = T.bind((r * shape.dilations[0] * width + c * shape.dilations[1]) * pixel)
-                first = T.bind(((block * rows + r) * columns + c) * shape.words)
-                for words in groups(shape.words, limit):
-                    self._run(part, bases, offset, first, words, accumulators)
-                    if columns * shape.words > limit:
-                        flush()
+                tap(offset, T.bind(((block * rows + r) * columns + c) * shape.words))
             if columns * shape.words <= limit < steps:
                 flush()
         return totals, wide
-
-    def _run(
-        self, part: Pass, bases: Sequence[Expr], offset: Expr, first: Expr, words: range, accumulators: Any
-    ) -> None:
-        """Consecutive words of one tap, unrolled."""
-        whole = len(words) - len(words) % UNROLL if len(words) > UNROLL else 0
-        if whole:
-            with T.serial(0, whole // UNROLL) as k:
-                for word in range(UNROLL):
-                    at = words.start + k * UNROLL + word
-                    self._step(part, bases, offset, first, at, accumulators)
-        for word in words[whole:]:
-            self._step(part, bases, offset, first, word, accumulators)
 
     def _step(
         self, part: Pass, bases: Sequence[Expr], offset: Expr, first: Expr, word: Expr, accumulators: Any
