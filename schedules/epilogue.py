@@ -15,7 +15,15 @@ from .isa import Expr, Isa, constant, fence, load, store, vector
 
 @dataclass(frozen=True, kw_only=True)
 class AffineStep:
-    """``x * scale + shift`` in float64; the two come from parameters, [channels] each."""
+    """``x * scale + shift`` in float64; the two come from parameters, [channels] each.
+
+    Args:
+        scaled: False where every scale is 1: there is no such parameter.
+        shifted: False where every shift is 0.
+    """
+
+    scaled: bool = True
+    shifted: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,14 +76,21 @@ class UniformStep:
 class Store:
     """One output of a kernel: stages on the stream, a quantizer, and where it goes.
 
-    `complement` (modes ``integer`` and ``real``) brings a parameter [channels]: 0 and -1 by which an integer sum is
-    XORed, or 1 and -1 by which a real one is multiplied, before it is compared: -1 where what the quantizer sees falls
-    as the sum rises.
+    Args:
+        format: of the output.
+        steps: on the stream.
+        quantizer: what is stored; None for the values themselves.
+        per_channel: levels come from thresholds of each channel, on the sum (modes ``integer`` and ``real``, always)
+            or on the stream: a parameter [levels - 1, channels].
+        complement: a parameter [channels]: 0 and -1 by which an integer sum is XORed, or 1 and -1 by which a real one
+            is multiplied, before it is compared with such thresholds: -1 where what the quantizer sees falls as that
+            rises.
     """
 
     format: Format
     steps: tuple[Step, ...] = ()
     quantizer: LevelQuantizer | UniformStep | None = None
+    per_channel: bool = False
     complement: bool = False
 
 
@@ -103,15 +118,18 @@ class Epilogue:
 
     def parameters(self) -> list[tuple[str, int]]:
         """(dtype, rows of channels) of the parameter buffers that `Emitter.emit` takes, in order."""
-        affine: list[tuple[str, int]] = [("float64", 1), ("float64", 1)]
         found: list[tuple[str, int]] = []
-        for step in self.steps:
-            found += affine if isinstance(step, AffineStep) else []
+
+        def affine(steps: tuple[Step, ...]) -> None:
+            for step in steps:
+                if isinstance(step, AffineStep):
+                    found.extend([("float64", 1)] * (step.scaled + step.shifted))
+
+        affine(self.steps)
         for item in self.stores:
-            for step in item.steps:
-                found += affine if isinstance(step, AffineStep) else []
-            if self.mode in COMPARED and isinstance(item.quantizer, LevelQuantizer):
-                dtype = COMPARED[self.mode]
+            affine(item.steps)
+            if item.per_channel and isinstance(item.quantizer, LevelQuantizer):
+                dtype = COMPARED.get(self.mode, "float32")
                 found.append((dtype, len(item.quantizer.thresholds)))
                 found += [(dtype, 1)] if item.complement else []
         return found
@@ -202,20 +220,15 @@ class Emitter:
         channel = block * self.isa.lanes
         if self.epilogue.mode in COMPARED:
             for item, output in zip(self.epilogue.stores, self.outputs, strict=True):
-                thresholds = next(parameters)
-                compared = value
-                if item.complement:
-                    turn = load(next(parameters), channel, self.isa)
-                    integer = self.epilogue.mode == "integer"
-                    compared = T.bind(T.bitwise_xor(value, turn) if integer else value * turn)
-                conditions = self._channel_conditions(compared, item, thresholds, channel)
-                with self._inside(item.format, channel):
-                    self._store_levels(item, output, conditions, y, x, block)
+                self._compare(item, output, value, parameters, y, x, block)
             return
         stream = self._steps(value, self.epilogue.steps, parameters, residuals, y, x, channel)
         if self.epilogue.mode == "float64" or self.epilogue.steps:
             stream = T.bind(T.cast(stream, vector("float32", self.isa)))
         for item, output in zip(self.epilogue.stores, self.outputs, strict=True):
+            if item.per_channel:
+                self._compare(item, output, stream, parameters, y, x, block)
+                continue
             result = stream
             if item.steps:
                 widened = T.cast(stream, vector("float64", self.isa))
@@ -223,6 +236,17 @@ class Emitter:
                 result = T.bind(T.cast(chain, vector("float32", self.isa)))
             with self._inside(item.format, channel):
                 self._store(item, output, result, y, x, block)
+
+    def _compare(self, item: Store, output: Expr, value: Expr, parameters: Any, y: Expr, x: Expr, block: Expr) -> None:
+        """Stores the levels that thresholds of each channel give."""
+        channel = block * self.isa.lanes
+        thresholds = next(parameters)
+        if item.complement:
+            turn = load(next(parameters), channel, self.isa)
+            value = T.bind(T.bitwise_xor(value, turn) if self.epilogue.mode == "integer" else value * turn)
+        conditions = self._channel_conditions(value, item, thresholds, channel)
+        with self._inside(item.format, channel):
+            self._store_levels(item, output, conditions, y, x, block)
 
     def _inside(self, form: Format, channel: Expr) -> AbstractContextManager[object]:
         """Runs what follows for vectors that a pixel of `form` has: other outputs may pad to more channels."""
@@ -242,8 +266,10 @@ class Emitter:
             value = T.cast(value, double)
         for step in steps:
             if isinstance(step, AffineStep):
-                scale, shift = next(parameters), next(parameters)
-                value = fence(value * load(scale, channel, isa), double) + load(shift, channel, isa)
+                if step.scaled:
+                    value = fence(value * load(next(parameters), channel, isa), double)
+                if step.shifted:
+                    value = value + load(next(parameters), channel, isa)
             elif isinstance(step, ClampStep):
                 if step.low != float("-inf"):
                     value = T.max(value, constant(step.low, "float64", isa))

@@ -28,7 +28,7 @@ from lqcompile.graph.specs import Int8Weights, LowBitWeights, Quantizer, Uniform
 from lqcompile.lowering import parameters as pack
 from lqcompile.lowering.choose import FLOAT_FAMILIES
 from lqcompile.lowering.groups import narrow
-from lqcompile.lowering.outputs import affine_parameters, make_steps, make_store, zero_code
+from lqcompile.lowering.outputs import affine_parameters, make_steps, make_store, make_stream_store, zero_code
 from lqcompile.lowering.program import Step, SumsKernel, Tensor
 from lqcompile.schedules.depthwise import Depthwise
 from lqcompile.schedules.epilogue import Epilogue, Store
@@ -351,8 +351,9 @@ class _Lowering:
         arrays = affine_parameters(stages, self.channels)
         stores = []
         for output, tensor in layer.stores:
-            stores.append(make_store(output, tensor))
-            arrays += affine_parameters(output.stages, self.channels)
+            store, parameters = make_stream_store(output, tensor, self.channels)
+            stores.append(store)
+            arrays += parameters
         kind: Any = mode
         return Epilogue(mode=kind, steps=steps, stores=tuple(stores)), arrays
 
@@ -382,7 +383,7 @@ class _Lowering:
             thresholds = pack.integer_thresholds(value_of, quantizer.thresholds, limit)
             rows = np.full((len(quantizer.thresholds), self.channels), np.iinfo(np.int32).max, np.int32)
             rows[:, : self.outputs] = thresholds
-            store = replace(make_store(output, tensor), steps=(), complement=bool(falling.any()))
+            store = replace(make_store(output, tensor), steps=(), per_channel=True, complement=bool(falling.any()))
             stores.append(store)
             arrays.append(rows.ravel())
             if store.complement:
@@ -420,7 +421,7 @@ class _Lowering:
             thresholds = pack.real_thresholds(value_of, quantizer.thresholds, bound)
             rows = np.full((len(quantizer.thresholds), self.channels), np.inf)
             rows[:, : self.outputs] = thresholds
-            store = replace(make_store(output, tensor), steps=(), complement=bool(falling.any()))
+            store = replace(make_store(output, tensor), steps=(), per_channel=True, complement=bool(falling.any()))
             stores.append(store)
             arrays.append(rows.ravel())
             if store.complement:

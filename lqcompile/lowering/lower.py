@@ -29,7 +29,7 @@ from lqcompile.graph.plan import (
 from lqcompile.graph.specs import UniformQuantizer
 from lqcompile.lowering.choose import Choice, choose, force
 from lqcompile.lowering.layers import Layer, fused_pool, lower_layer
-from lqcompile.lowering.outputs import affine_parameters, make_format, make_quantizer, make_steps, make_store
+from lqcompile.lowering.outputs import affine_parameters, make_format, make_quantizer, make_steps, make_stream_store
 from lqcompile.lowering.parameters import per_channel, scale_signs
 from lqcompile.lowering.program import Program, Step, SumsKernel, Tensor
 from lqcompile.schedules.elementwise import Window, concat, mapped, quantize_input, softmax, to_nchw, to_nhwc
@@ -280,7 +280,7 @@ class _Lower:
     ) -> None:
         """A map kernel: optional window, stages, outputs."""
         form = self._form(source)
-        channels = round_up(form.channels, 16)
+        channels = round_up(form.channels, self.isa.lanes)
         window = None
         arrays: list[npt.NDArray[Any]] = []
         if pool is not None:
@@ -297,13 +297,14 @@ class _Lower:
         residuals = [self._tensor(stage.name, "f32", region.name) for stage in stages if isinstance(stage, AddValue)]
         steps = make_steps(stages, [self._form(tensor) for tensor in residuals])
         arrays += affine_parameters(stages, channels)
-        for output, _ in stores:
-            arrays += affine_parameters(output.stages, channels)
+        made = [make_stream_store(output, tensor, channels) for output, tensor in stores]
+        for _, parameters in made:
+            arrays += parameters
         average = isinstance(pool, AveragePool)
         epilogue = Epilogue(
             mode="float64" if average else "float32",
             steps=steps,
-            stores=tuple(make_store(output, tensor) for output, tensor in stores),
+            stores=tuple(store for store, _ in made),
         )
         height, width = (*region.stream_shape, 1, 1)[1:3]
         function = mapped(self.isa, form, window, epilogue, height, width)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy.typing as npt
 
 from lqcompile.graph.plan import AddValue, Affine, AnyQuantizer, Clamp, Output, Stage, Value
 from lqcompile.graph.specs import Quantizer, UniformQuantizer
-from lqcompile.lowering.parameters import per_channel
+from lqcompile.lowering.parameters import evaluate_stages, per_channel, real_thresholds, scale_signs
 from lqcompile.lowering.program import SumsKernel, Tensor
 from lqcompile.schedules.epilogue import AddStep, AffineStep, ClampStep, LevelQuantizer, Step, Store, UniformStep
 from lqcompile.schedules.formats import Format, Kind
@@ -25,7 +26,7 @@ def make_steps(stages: Sequence[Stage], residuals: Sequence[Format] = ()) -> tup
     steps: list[Step] = []
     for stage in stages:
         if isinstance(stage, Affine):
-            steps.append(AffineStep())
+            steps.append(AffineStep(scaled=bool((stage.scale != 1).any()), shifted=bool(stage.shift.any())))
         elif isinstance(stage, Clamp):
             steps.append(ClampStep(low=stage.low, high=stage.high))
         elif isinstance(stage, AddValue):
@@ -36,11 +37,12 @@ def make_steps(stages: Sequence[Stage], residuals: Sequence[Format] = ()) -> tup
 
 
 def affine_parameters(stages: Sequence[Stage], channels: int) -> list[npt.NDArray[Any]]:
-    """Scale and shift of each affine stage, float64[channels]."""
+    """Scale and shift of each affine stage, float64[channels], without scales of 1 and shifts of 0."""
     arrays: list[npt.NDArray[Any]] = []
     for stage in stages:
         if isinstance(stage, Affine):
-            arrays += [per_channel(stage.scale, channels, "float64"), per_channel(stage.shift, channels, "float64")]
+            arrays += [per_channel(stage.scale, channels, "float64")] if (stage.scale != 1).any() else []
+            arrays += [per_channel(stage.shift, channels, "float64")] if stage.shift.any() else []
     return arrays
 
 
@@ -93,6 +95,36 @@ def make_store(output: Output, tensor: Tensor) -> Store:
 
 
 def make_format(value: Value, kind: Kind, halo: tuple[int, int, int, int]) -> Format:
+def make_stream_store(output: Output, tensor: Tensor, channels: int) -> tuple[Store, list[npt.NDArray[Any]]]:
+    """The store of an output, from the stream, and its parameters for `channels` physical channels.
+
+    Affine maps and clamps before a level quantizer become thresholds of each channel on the stream itself: float32
+    numbers that give the same levels as the chain in float64, found on the chain with its roundings.
+    """
+    store, quantizer = make_store(output, tensor), output.value.quantizer
+    if not output.stages or not isinstance(quantizer, Quantizer):
+        return store, affine_parameters(output.stages, channels)
+    count = store.format.channels
+    signs = scale_signs(output.stages)
+    falling = signs if signs is not None else np.zeros(count, np.bool_)
+    turn = np.where(falling, -1.0, 1.0)
+
+    def value_of(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
+        with np.errstate(over="ignore"):
+            return evaluate_stages(values * turn[:, None], output.stages)
+
+    bound = np.full(count, np.finfo(np.float32).max, np.float64)
+    exact = real_thresholds(value_of, quantizer.thresholds, bound)
+    below = exact.astype(np.float32)
+    below = np.where(below > exact, np.nextafter(below, np.float32(-np.inf)), below)
+    rows = np.full((len(quantizer.thresholds), channels), np.inf, np.float32)
+    rows[:, :count] = below
+    arrays: list[npt.NDArray[Any]] = [rows.ravel()]
+    if falling.any():
+        arrays.append(per_channel(turn, channels, "float32", 1.0))
+    return replace(store, steps=(), per_channel=True, complement=bool(falling.any())), arrays
+
+
     """The format of a value for a kind of kernel."""
     channels, height, width = (*value.shape, 1, 1)[:3]
     quantizer = value.quantizer

@@ -10,8 +10,10 @@ from lqcompile.schedules.epilogue import AddStep, AffineStep, ClampStep, Uniform
 from lqcompile.schedules.formats import Format
 from plans import random_affine, random_quantizer, random_uniform
 
-from lqcompile.graph.plan import AddValue, Clamp, MaxPool, Value
+from lqcompile.graph.plan import AddValue, Affine, Clamp, MaxPool, Output, Value
 from lqcompile.lowering import outputs
+from lqcompile.lowering.parameters import evaluate_stages
+from lqcompile.lowering.program import Tensor
 
 
 def test_steps_follow_the_stages() -> None:
@@ -63,3 +65,38 @@ def test_an_activation_offset_is_a_plane_of_ones() -> None:
         quantizer = random_quantizer(rng, 3, offset=offset)
         form = outputs.make_format(Value(name="v", shape=(40,), quantizer=quantizer), "bits", (0, 0, 0, 0))
         assert (form.planes, form.ones_plane, form.height, form.width) == (3 + offset, offset, 1, 1)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_thresholds_on_the_stream_give_the_levels_of_the_chain(seed: int) -> None:
+    """Against the chain itself, on random streams and on the float32 neighbours of every threshold."""
+    rng = np.random.default_rng(seed)
+    channels, size = 7, 16
+    scale = rng.normal(size=channels) * (rng.random(channels) < 0.9)
+    stages = (
+        replace(random_affine(rng, channels), scale=scale),
+        Clamp(low=-0.5, high=1.5),
+        random_affine(rng, channels),
+    )
+    quantizer = random_quantizer(rng, 3)
+    value = Value(name="v", shape=(channels, 1, 1), quantizer=quantizer)
+    tensor = Tensor(key="t", dtype="uint8", size=size, value="v", form=outputs.make_format(value, "u8", (0, 0, 0, 0)))
+    store, arrays = outputs.make_stream_store(Output(value=value, stages=stages), tensor, size)
+    assert (store.steps, store.per_channel, store.complement) == ((), True, len(arrays) == 2)
+    rows = arrays[0].reshape(7, size)
+    turn = arrays[1] if store.complement else np.ones(size, np.float32)
+    assert rows.dtype == turn.dtype == np.float32 and np.isinf(rows[:, channels:]).all()
+    near = (rows * turn)[:, :channels]
+    streams = np.concatenate([rng.normal(size=(500, channels)).astype(np.float32), near])
+    for direction in (np.inf, -np.inf):
+        streams = np.concatenate([streams, np.nextafter(near, np.float32(direction))])
+    streams = streams[np.isfinite(streams).all(axis=1)]
+    levels = ((streams * turn[:channels])[:, None] > rows[None, :, :channels]).sum(axis=1)
+    chain = evaluate_stages(streams.T.astype(np.float64), stages)
+    np.testing.assert_array_equal(levels.T, (chain[:, :, None] > quantizer.thresholds).sum(axis=2))
+
+
+def test_factors_of_one_and_shifts_of_zero_are_left_out() -> None:
+    stages = (Affine(scale=np.ones(3), shift=np.arange(3.0)), Affine(scale=np.arange(3.0), shift=np.zeros(3)))
+    assert outputs.make_steps(stages) == (AffineStep(scaled=False), AffineStep(shifted=False))
+    assert [array[:3].tolist() for array in outputs.affine_parameters(stages, 8)] == [[0.0, 1.0, 2.0]] * 2
