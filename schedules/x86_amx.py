@@ -20,13 +20,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
 from .combine import combine
-from .epilogue import Emitter, Epilogue, fill_halo
-from .isa import STACK, Expr, Isa, load
-from .problem import ConvShape, SumRule, Tile, basis_dtype, output_shapes, parameter_shapes
+from .contraction import ContractionBuilder
+from .epilogue import Epilogue
+from .isa import STACK, Expr, load
+from .problem import ConvShape, SumRule, Tile, basis_dtype
 from .words import Words
 from .x86_amx_tile import CHANNELS, TILE_BYTES, Segments, TileGroup, blocks_of, group_cycles
 
@@ -50,12 +50,13 @@ def tile_configuration(rows: int, depth: int) -> npt.NDArray[np.uint8]:
 
 @dataclass(frozen=True, kw_only=True)
 class DotTiles(Words):
-    """TDPBUSD: 16 positions by 16 channels by 64 bytes."""
+    """TDPBUSD: 16 positions by 16 channels by 64 bytes; on bytes, or on `planes` of bits that become bytes first."""
 
     accumulator: str = "int32"
     weight_dtype: str = "int8"
     cycles: float = 0.0625
     table_size: int = 64
+    planes: bool = False
 
     def operands(self, words: npt.NDArray[Any], shape: ConvShape, tile: Tile) -> tuple[npt.NDArray[Any], ...]:
         """Weights in the order of `TileContraction`, and the tile configuration.
@@ -72,7 +73,7 @@ class DotTiles(Words):
         segments = Segments.of(shape)
         outputs, planes, rows, columns, *_ = words.shape
         data = np.ascontiguousarray(words).view(np.int8).reshape(outputs, planes, rows, columns, -1)
-        missing = shape.source.plane - data.shape[-1]
+        missing = shape.source.padded_channels - data.shape[-1]
         data = np.pad(data, [(0, shape.blocks * CHANNELS - outputs), *[(0, 0)] * 3, (0, missing)])
         data = data.reshape(len(data), planes, segments.count, segments.bytes)
         parts = []
@@ -89,7 +90,11 @@ class DotTiles(Words):
         self, shape: ConvShape, tile: Tile, rule: SumRule, epilogue: Epilogue, parallel: bool = True
     ) -> Any:
         """The PrimFunc; parameters as in `lqcompile.schedules.contraction`, the table is the tile configuration."""
-        return TileContraction(self.isa, shape, _group(tile), rule, epilogue, parallel).build()
+        return TileContraction(self, shape, _group(tile), rule, epilogue, parallel).build()
+
+    def workspace(self, shape: ConvShape, rule: SumRule) -> int:
+        """int32 elements: the bits of all planes as bytes, [plane][pixel][channel]."""
+        return rule.act_planes * _plane_bytes(shape) // 4 if self.planes else 0
 
 
 def _group(tile: Tile) -> TileGroup:
@@ -98,69 +103,70 @@ def _group(tile: Tile) -> TileGroup:
     return tile
 
 
-class TileContraction:
-    """Builds the PrimFunc of one contraction."""
+def _plane_bytes(shape: ConvShape) -> int:
+    return shape.source.padded_height * shape.source.padded_width * shape.source.padded_channels
+
+
+class TileContraction(ContractionBuilder):
+    """Builds the PrimFunc of one contraction. Tasks take groups of tiles in a row, channels outermost."""
 
     def __init__(
-        self, isa: Isa, shape: ConvShape, tile: TileGroup, rule: SumRule, epilogue: Epilogue, parallel: bool
+        self, family: DotTiles, shape: ConvShape, group: TileGroup, rule: SumRule, epilogue: Epilogue, parallel: bool
     ) -> None:
-        self.isa, self.shape, self.tile, self.rule, self.epilogue = isa, shape, tile, rule, epilogue
+        self.group, self.bits = group, family.planes
         self.segments = Segments.of(shape)
-        self.tiles = tile.down * tile.across
-        self.passes = blocks_of(self.tiles * rule.act_planes, tile.blocks * shape.weight_planes)
-        columns, rows = tile.steps(shape)
-        self.columns, self.groups = columns, columns * rows
-        self.total = self.groups * (shape.blocks // tile.blocks)
-        chunks = int(group_cycles(shape, rule, tile) * self.total / CHUNK_CYCLES)
-        self.chunks = min(self.total, chunks) if parallel and chunks > 1 else 1
+        self.tiles = group.down * group.across
+        self.passes = blocks_of(self.tiles * rule.act_planes, group.blocks * shape.weight_planes)
+        self.columns, rows = group.steps(shape)
+        self.groups = self.columns * rows
+        self.count = self.groups * (shape.blocks // group.blocks)
+        self.work = group_cycles(shape, rule, group) * self.count
+        template: Any = family
+        super().__init__(family.isa, template, shape, group, rule, epilogue, parallel)
+        most = max(1, min(self.count, int(self.work / CHUNK_CYCLES)))
+        self.chunk = -(-self.count // most) if self.parallel else self.count
+        self.tasks = -(-self.count // self.chunk)
+        self.parallel = self.parallel and self.tasks > 1
 
-    def build(self) -> Any:
-        """The PrimFunc."""
-        shape, epilogue = self.shape, self.epilogue
-        channels = shape.blocks * CHANNELS
-        basis = basis_dtype(self.rule, epilogue)
-        weights = shape.blocks * shape.weight_planes * self.segments.steps * self.segments.depth * CHANNELS
-        with IRBuilder() as builder, T.prim_func():
-            T.func_name("contraction")
-            T.func_attr({"tirx.noalias": True})
-            self.source = T.arg("source", T.buffer((shape.source.size,), shape.source.dtype))
-            residuals = [
-                T.arg(f"residual{index}", T.buffer((form.size,), form.dtype))
-                for index, form in enumerate(epilogue.residuals())
-            ]
-            self.weights = T.arg("weights", T.buffer((weights,), "int8"))
-            config = T.arg("config", T.buffer((64,), "uint8"))
-            self.basis = T.arg("basis", T.buffer((shape.weight_planes * channels,), basis)) if basis else None
-            parameters = [
-                T.arg(f"parameter{index}", T.buffer((size,), dtype))
-                for index, (dtype, size) in enumerate(parameter_shapes(epilogue, channels))
-            ]
-            self.outputs = [
-                T.arg(f"output{index}", T.buffer((size,), dtype))
-                for index, (dtype, size) in enumerate(output_shapes(shape, self.rule, epilogue, self.isa))
-            ]
-            self.emitter = Emitter(
-                self.isa, epilogue, parameters=parameters, residuals=residuals, outputs=self.outputs, channels=channels
-            )
-            if epilogue.mode != "sums":
-                for item, output in zip(epilogue.stores, self.outputs, strict=True):
-                    fill_halo(output, item.format)
-            size = -(-self.total // self.chunks)
-            loop = T.parallel if self.chunks > 1 else T.serial
-            with loop(0, -(-self.total // size)) as chunk:
-                first = T.bind(chunk * size)
-                T.evaluate(_tile("ldtilecfg", T.address_of(config[0])))
-                self._groups(first, T.bind(T.min(self.total - first, size)))
-                T.evaluate(_tile("tilerelease"))
-        return builder.get()
+    def estimated_us(self) -> float:
+        """Rough time on one core, at 2 GHz."""
+        return self.work / 2000
+
+    def weight_size(self) -> int:
+        """Elements of the packed weights."""
+        shape = self.shape
+        return shape.blocks * shape.weight_planes * self.segments.steps * self.segments.depth * CHANNELS
+
+    def prepare(self) -> None:
+        """Bits to bytes: a nibble times 0x00204081 has its bits 8 places apart, among others that a mask removes."""
+        form = self.shape.source
+        pixels = form.padded_height * form.padded_width
+        shifts = T.cast(T.ramp(T.int32(0), 4, 8), "uint32x8")
+        with (
+            T.serial(0, pixels) as pixel,
+            T.serial(0, self.rule.act_planes) as plane,
+            T.serial(0, form.plane // 4) as k,
+        ):
+            at = pixel * form.pixel + plane * form.plane + k * 4
+            word = T.broadcast(T.reinterpret("uint32", self.source[T.ramp(at, 1, 4)]), 8)
+            nibbles = T.shift_right(word, shifts) & T.broadcast(T.uint32(15), 8)
+            spread = (nibbles * T.broadcast(T.uint32(0x00204081), 8)) & T.broadcast(T.uint32(0x01010101), 8)
+            place = (plane * pixels + pixel) * (form.padded_channels // 4) + k * 8
+            T.buffer_store(self.counts, T.reinterpret("int32x8", spread), [T.ramp(place, 1, 8)])
+
+    def task(self, index: Expr) -> None:
+        """Some groups, with tile registers configured for this thread."""
+        first = T.bind(index * self.chunk)
+        T.evaluate(_tile("ldtilecfg", T.address_of(self.table[0])))
+        self._groups(first, T.bind(T.min(self.count - first, self.chunk)))
+        T.evaluate(_tile("tilerelease"))
 
     def _groups(self, first: Expr, count: Expr) -> None:
         """`count` groups: between the steps of each, the epilogue of the one before it."""
-        pairs = self.shape.weight_planes * self.rule.act_planes
-        size = pairs * self.tiles * self.tile.blocks * self.tile.rows * CHANNELS
+        size = self.pairs * self.tiles * self.group.blocks * self.group.rows * CHANNELS
         self.sums = T.alloc_buffer((size,), "int32", scope="global", annotations=STACK)
         window = self.shape.pool[0] * self.shape.pool[1]
-        positions = self.tiles * self.tile.rows // window
+        positions = self.tiles * self.group.rows // window
         share = -(-positions // self.segments.steps)
         with T.serial(0, count + 1) as index:
             here, before = T.bind(first + index), T.bind(first + index - 1)
@@ -175,7 +181,7 @@ class TileContraction:
                         with T.If(index > 0), T.Then(), T.serial(0, share) as part:
                             position = T.bind(step * share + part)
                             with T.If(position < positions), T.Then():
-                                self._finish(before, position)
+                                self._finish_position(before, position)
                 with T.If(index < count), T.Then():
                     for register, (m, n) in enumerate((m, n) for m in block.tiles for n in block.columns):
                         at = T.address_of(self.sums[self._place(m, n)])
@@ -183,7 +189,7 @@ class TileContraction:
 
     def _origin(self, index: Expr) -> tuple[Expr, Expr, Expr]:
         """First block of channels, and first row and column (after pooling) of a group; the last ones overlap."""
-        tile, shape = self.tile, self.shape
+        tile, shape = self.group, self.shape
         place = T.bind(index % self.groups)
         rows, columns = tile.extent(shape)
         step_y, step_x = tile.stride(shape)
@@ -199,14 +205,15 @@ class TileContraction:
         tap_row, tap_column = segment // segments.per_row, segment % segments.per_row
         offset = tap_row * shape.dilations[0] * shape.source.padded_width + tap_column * shape.dilations[1]
         start = T.min(part * TILE_BYTES, segments.starts[-1]) if segments.parts > 1 else 0
-        within = T.bind(offset * shape.source.pixel + start)
-        weights = T.bind((block // self.tile.blocks * segments.steps + step) * self._columns)
+        pixel = shape.source.padded_channels
+        within = T.bind(offset * pixel + start)
+        weights = T.bind((block // self.group.blocks * segments.steps + step) * self._columns)
 
         def activations(m: int, register: int) -> None:
             j, tile = divmod(m, self.tiles)
-            base = self._activation_index(row, column, tile) + within + j * shape.source.plane
-            pointer = T.address_of(self.source[base])
-            stride = T.int64(shape.strides[1] * shape.source.pixel)
+            base = self._position(row, column, tile) * pixel + within + j * _plane_bytes(shape)
+            pointer = T.address_of(self.counts[base // 4] if self.bits else self.source[base])
+            stride = T.int64(shape.strides[1] * pixel)
             T.evaluate(_tile("tileloadd64", T.int8(register), pointer, stride))
 
         def weight_tile(n: int, register: int) -> None:
@@ -233,23 +240,23 @@ class TileContraction:
     @property
     def _columns(self) -> int:
         """Weight tiles of one step."""
-        return self.shape.weight_planes * self.tile.blocks
+        return self.shape.weight_planes * self.group.blocks
 
-    def _activation_index(self, row: Expr, column: Expr, tile: int) -> Expr:
-        """Element of the first input of a tile of the group at (row, column)."""
-        shape, group = self.shape, self.tile
+    def _position(self, row: Expr, column: Expr, tile: int) -> Expr:
+        """First pixel of the padded input that a tile of the group at (row, column) reads."""
+        shape, group = self.shape, self.group
         down, across = divmod(tile, group.across)
         y = (row * shape.pool[0] + down) * shape.strides[0] + shape.origin[0]
         x = (column * shape.pool[1] + across * group.rows) * shape.strides[1] + shape.origin[1]
-        return (y * shape.source.padded_width + x) * shape.source.pixel
+        return y * shape.source.padded_width + x
 
     def _place(self, m: int, n: int) -> int:
         """Where the sums of virtual tile (m, n) start."""
-        return (m * self._columns + n) * self.tile.rows * CHANNELS
+        return (m * self._columns + n) * self.group.rows * CHANNELS
 
-    def _finish(self, index: Expr, position: Expr) -> None:
+    def _finish_position(self, index: Expr, position: Expr) -> None:
         """The epilogue of one position (after pooling) of a finished group."""
-        shape, group = self.shape, self.tile
+        shape, group = self.shape, self.group
         block, row, column = self._origin(index)
         width = group.across * group.rows // shape.pool[1]
         down, across = T.bind(position // width), T.bind(position % width)
@@ -264,8 +271,9 @@ class TileContraction:
 
     def _emit(self, block: Expr, y: Expr, x: Expr, down: Expr, across: Expr) -> None:
         """All vectors of channels of output (y, x), which is (down, across) of the group."""
-        shape, group, rule = self.shape, self.tile, self.rule
+        shape, group, rule = self.shape, self.group, self.rule
         channels = shape.blocks * CHANNELS
+        basis = self.basis if basis_dtype(rule, self.epilogue) else None
         for n in range(group.blocks):
             vector = T.bind(block + n)
             if self.epilogue.mode == "sums":
@@ -273,22 +281,24 @@ class TileContraction:
                     for j in range(rule.act_planes):
                         pixel = ((i * rule.act_planes + j) * shape.out_height + y) * shape.out_width + x
                         at = pixel * channels + vector * CHANNELS
-                        T.buffer_store(self.outputs[0], self._sum(i, j, n, down, across), [T.ramp(at, 1, CHANNELS)])
+                        T.buffer_store(
+                            self.outputs[0], self._tile_sum(i, j, n, down, across), [T.ramp(at, 1, CHANNELS)]
+                        )
                 continue
             pooled: Expr = None
             for dy in range(shape.pool[0]):
                 for dx in range(shape.pool[1]):
 
                     def sum_of(i: int, j: int, n: int = n, dy: int = dy, dx: int = dx) -> Expr:
-                        return self._sum(i, j, n, down * shape.pool[0] + dy, across * shape.pool[1] + dx)
+                        return self._tile_sum(i, j, n, down * shape.pool[0] + dy, across * shape.pool[1] + dx)
 
-                    value = combine(self.isa, rule, self.epilogue, self.basis, channels, vector * CHANNELS, sum_of)
+                    value = combine(self.isa, rule, self.epilogue, basis, channels, vector * CHANNELS, sum_of)
                     pooled = value if pooled is None else T.bind(T.max(pooled, value))
             self.emitter.emit(pooled, y, x, vector)
 
-    def _sum(self, i: int, j: int, n: int, down: Expr, across: Expr) -> Expr:
+    def _tile_sum(self, i: int, j: int, n: int, down: Expr, across: Expr) -> Expr:
         """S_ij of conv output (down, across) of the group and vector n of channels."""
-        group = self.tile
+        group = self.group
         tile = down * group.across + across // group.rows + j * self.tiles
         at = (tile * self._columns + i * group.blocks + n) * group.rows + across % group.rows
         return load(self.sums, at * CHANNELS, self.isa)

@@ -47,9 +47,8 @@ class Segments:
     def of(cls, shape: ConvShape) -> Segments:
         """Those of a contraction."""
         rows, columns = shape.kernel
-        together = shape.dilations[1] == 1 and shape.source.planes == 1
-        per_row = 1 if together else columns
-        return cls(count=rows * per_row, per_row=per_row, bytes=columns // per_row * shape.source.plane)
+        per_row = 1 if shape.dilations[1] == 1 else columns
+        return cls(count=rows * per_row, per_row=per_row, bytes=columns // per_row * shape.source.padded_channels)
 
     @property
     def depth(self) -> int:
