@@ -28,11 +28,12 @@ from lqcompile.registration import PERIOD_S, Registration
 
 Address = tuple[str, int]
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+"""SIGHUP is the end of the SSH session that the server was started in."""
 
 
 def serve(address: Address, *, key: str = "", tracker: Address | None = None, log: Callable[[str], None]) -> None:
-    """Serve hosts until SIGTERM or Ctrl-C.
+    """Serve hosts until Ctrl-C, SIGTERM, or the end of the terminal.
 
     Args:
         address: host name and port to listen on; port 0 takes a free one.
@@ -172,7 +173,9 @@ def _stop_requests() -> Iterator[socket.socket]:
     """A socket that is ready to be read once the process was asked to stop."""
     reader, writer = socket.socketpair()
     writer.setblocking(False)
-    handlers = {number: signal.signal(number, lambda *_: None) for number in STOP_SIGNALS}
+    # What is ignored stays ignored: nohup wants it so.
+    heeded = [number for number in STOP_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    handlers = {number: signal.signal(number, lambda *_: None) for number in heeded}
     before = signal.set_wakeup_fd(writer.fileno())
     try:
         yield reader

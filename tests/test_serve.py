@@ -186,9 +186,10 @@ def test_stops_cleanly_in_the_middle_of_a_session(fresh, tmp_path):
             socket.create_connection((HOST, server.port), timeout=5)
 
 
-def test_ctrl_c():
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_ctrl_c_and_the_end_of_the_terminal(number):
     with Here().serve() as server:
-        server.process.send_signal(signal.SIGINT)
+        server.process.send_signal(number)
         assert server.process.wait(30) == 0
         server.wait_for(r" stopped$")
 
