@@ -72,7 +72,7 @@ def tile(
     if isinstance(kind, Dot8):
         return kind.tiles(shape, pool, blocks)[0]
     if isinstance(kind, Popcount):
-        return popcount_tile(shape, rule, pool, blocks)
+        return popcount_tile(isa, shape, rule, pool, blocks)
     budget = max(1, isa.accumulators // (pool[0] * pool[1]))
     count = 1 if blocks is None else blocks
     columns = shape.tile_columns

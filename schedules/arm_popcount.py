@@ -1,7 +1,8 @@
 """Popcount on ARM: AND and CNT on bit planes, with the accumulators of a pass in registers.
 
-A pass takes up to two planes of the weights, two of the activations, and as many pixels and vectors of channels as make
-four vectors of accumulators: 16 registers. Fused pooling and more planes take several passes over the taps.
+A pass takes up to two planes of the weights, two of the activations, and as many pixels and vectors of channels as
+there are registers for: four vectors of accumulators on 64-bit processors. Fused pooling and more planes take several
+passes over the taps.
 """
 
 from __future__ import annotations
@@ -30,9 +31,6 @@ NEXT = {"uint8": "uint16", "uint16": "uint32"}
 
 PLANES = 2
 """Most planes of weights, and of activations, that share a pass."""
-
-VECTORS = 4
-"""Vectors of accumulators of a pass."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,21 +79,30 @@ class Pass:
         return itertools.product(self.weights, self.acts, range(self.pixels), self.blocks)
 
 
-def passes(weight_planes: int, act_planes: int, pixels: int, blocks: int) -> list[Pass]:
-    """The passes over a tile; each is repeated until it has seen all pixels."""
+def passes(weight_planes: int, act_planes: int, pixels: int, blocks: int, most: int) -> list[Pass]:
+    """The passes over a tile; each is repeated until it has seen all pixels.
+
+    Args:
+        weight_planes: planes of the weights.
+        act_planes: planes of the activations.
+        pixels: of the tile, positions of a pooling window counted one by one.
+        blocks: vectors of channels of the tile.
+        most: accumulators of a pass.
+    """
     found = []
-    for weights, acts in itertools.product(groups(weight_planes, PLANES), groups(act_planes, PLANES)):
+    for weights, acts in itertools.product(groups(weight_planes, PLANES), groups(act_planes, most // PLANES)):
         pairs = len(weights) * len(acts)
-        for vectors in groups(blocks, max(1, VECTORS // pairs)):
-            size = len(groups(pixels, max(1, VECTORS // (pairs * len(vectors))))[-1])
+        for vectors in groups(blocks, max(1, most // pairs)):
+            size = len(groups(pixels, max(1, most // (pairs * len(vectors))))[-1])
             found.append(Pass(weights=weights, acts=acts, blocks=vectors, pixels=size))
     return found
 
 
-def popcount_tile(shape: ConvShape, rule: SumRule, pool: tuple[int, int], blocks: int | None = None) -> Tile:
+def popcount_tile(isa: Neon, shape: ConvShape, rule: SumRule, pool: tuple[int, int], blocks: int | None = None) -> Tile:
     """The tile whose passes take the fewest cycles: two vector instructions a cycle, one load.
 
     Args:
+        isa: instruction set.
         shape: loop nest.
         rule: how sums combine.
         pool: fused pooling window.
@@ -105,7 +112,7 @@ def popcount_tile(shape: ConvShape, rule: SumRule, pool: tuple[int, int], blocks
 
     def cost(tile: Tile) -> tuple[float, int]:
         cycles, positions = 0.0, tile.pixels * window
-        for part in passes(shape.weight_planes, rule.act_planes, positions, tile.blocks):
+        for part in passes(shape.weight_planes, rule.act_planes, positions, tile.blocks, isa.accumulators):
             broadcasts, weights = len(part.acts) * part.pixels, 4 * len(part.weights) * len(part.blocks)
             step = max((3 * 4 * len(list(part)) + broadcasts) / 2, broadcasts + weights)
             cycles += step * -(-positions // part.pixels)
@@ -113,7 +120,7 @@ def popcount_tile(shape: ConvShape, rule: SumRule, pool: tuple[int, int], blocks
         return cycles * repeats / tile.blocks, tile.pixels * tile.blocks
 
     counts = [count for count in (1, 2, 4) if shape.blocks % count == 0] if blocks is None else [blocks]
-    pixels = range(1, min(columns, VECTORS) + 1)
+    pixels = range(1, min(columns, isa.accumulators) + 1)
     return min((Tile(pixels=most, blocks=count) for count in counts for most in pixels), key=cost)
 
 
@@ -135,7 +142,8 @@ class PlaneBuilder(ContractionBuilder):
         held = registers(len(bases), "int32")
         for m, base in enumerate(bases):
             T.buffer_store(held, base, [m])
-        for part in passes(self.shape.weight_planes, self.rule.act_planes, len(bases), self.tile.blocks):
+        planes = (self.shape.weight_planes, self.rule.act_planes)
+        for part in passes(*planes, len(bases), self.tile.blocks, self.isa.accumulators):
             if part.pixels == len(bases):
                 self._pass(part, block, bases, 0, totals)
                 continue

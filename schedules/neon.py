@@ -42,10 +42,8 @@ class Neon:
         return 4
 
     def movemask(self, condition: Expr) -> Expr:
-        """Bits of a condition over 16 lanes: a byte with one bit for each true lane, added up within both halves."""
-        positions = T.bitwise_and(T.ramp(T.uint8(0), T.uint8(1), LANES), T.broadcast(T.uint8(7), LANES))
-        bits = T.shift_left(T.broadcast(T.uint8(1), LANES), positions)
-        held = T.Select(condition, bits, T.broadcast(T.uint8(0), LANES))
+        """Bits of a condition over 16 lanes: each half of `lane_bits` added up to a byte."""
+        held = lane_bits(condition)
         for _ in range(3):
             held = T.call_llvm_pure_intrin("uint8x16", "llvm.aarch64.neon.addp.v16i8", held, held)
         return T.Shuffle([T.reinterpret("uint16x8", held)], [0])
@@ -85,6 +83,13 @@ class Neon:
             for held, part in zip(split(total, "uint32"), split(value, "uint8"), strict=True)
         ]
         return join(sums, "uint32")
+
+
+def lane_bits(condition: Expr) -> Expr:
+    """uint8x16: bit ``lane % 8`` in the lanes in which a condition holds, 0 in the others."""
+    positions = T.bitwise_and(T.ramp(T.uint8(0), T.uint8(1), LANES), T.broadcast(T.uint8(7), LANES))
+    bits = T.shift_left(T.broadcast(T.uint8(1), LANES), positions)
+    return T.Select(condition, bits, T.broadcast(T.uint8(0), LANES))
 
 
 def element_count(dtype: str) -> int:

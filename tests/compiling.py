@@ -30,7 +30,13 @@ from lqcompile.target import Target, expand, find
 X86 = [target.name for target in expand(find("x86"))]
 """Targets that x86 stands for, from the least to the most demanding."""
 
-ARM = {"arm-neon": "cortex-a72", "raspberry-pi-3": "cortex-a53", "arm-dotprod": "neoverse-n1", "arm-i8mm": "max"}
+ARM = {
+    "arm-neon": "cortex-a72",
+    "raspberry-pi-3": "cortex-a53",
+    "arm-dotprod": "neoverse-n1",
+    "arm-i8mm": "max",
+    "armv7": "cortex-a7",
+}
 """Targets whose kernels differ, and the CPU of qemu that runs them where this machine does not."""
 
 AMX = "x86-amx"

@@ -87,6 +87,13 @@ float expf(float x) { /* e^x = (e^(x / 1024))^1024 with five terms of the series
   return (float)power;
 }
 
+float nearbyintf(float x) { /* to even, by the limit of the mantissa */
+  volatile float shift = x < 0 ? -8388608.0f : 8388608.0f, shifted = x + shift;
+  return x > -8388608.0f && x < 8388608.0f ? shifted - shift : x;
+}
+
+void __aeabi_unwind_cpp_pr0(void) {}
+
 void TVMFFIErrorSetRaisedFromCStrParts(const char *kind, const char **parts, int32_t count) {
   (void)kind;
   for (int32_t i = 0; i < count; i++)

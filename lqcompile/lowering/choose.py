@@ -34,6 +34,7 @@ RATES = {
     "neoverse-n1": {"popcount": 85.0, "dot8": 4.0},
     "neoverse-v1": {"popcount": 85.0, "dot8": 4.0},
     "apple-m1": {"popcount": 85.0, "dot8": 4.0},
+    "armv7": {"popcount": 20.0, "dot8": 2.0},
 }
 """Multiply-accumulates: of one plane pair (popcount, lut), of one 8-bit product (dot8).
 

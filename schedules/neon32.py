@@ -1,0 +1,42 @@
+"""NEON of 32-bit ARM: 16 registers, and other names for the instructions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tvm.script.ir_builder import tirx as T
+
+from .isa import Expr
+from .neon import LANES, Neon, element_count, join, lane_bits, split
+
+
+@dataclass(frozen=True, kw_only=True)
+class Neon32(Neon):
+    """Vector operations of ARMv7-A with NEON."""
+
+    @property
+    def accumulators(self) -> int:
+        """Vectors of 16 lanes that stay in 16 registers beside the operands."""
+        return 2
+
+    def movemask(self, condition: Expr) -> Expr:
+        """As `Neon.movemask`; VPADD takes two halves of a register."""
+        held = T.bind(lane_bits(condition))
+        low, high = T.vectorlow("uint8x8", held), T.vectorhigh("uint8x8", held)
+        for _ in range(3):
+            low = high = T.bind(T.call_llvm_pure_intrin("uint8x8", "llvm.arm.neon.vpadd.v8i8", low, high))
+        return T.Shuffle([T.reinterpret("uint16x4", low)], [0])
+
+    def add_pairs(self, value: Expr, dtype: str) -> Expr:
+        """As `Neon.add_pairs`: VPADDL, VPADAL."""
+        wide, name = {
+            "uint8": ("uint16", "llvm.arm.neon.vpaddlu.v8i16.v16i8"),
+            "uint16": ("uint32", "llvm.arm.neon.vpaddlu.v4i32.v8i16"),
+        }[dtype]
+        kind = f"{wide}x{element_count(wide)}"
+        return join([T.call_llvm_pure_intrin(kind, name, part) for part in split(value, dtype)], wide)
+
+    def add_bytes(self, total: Expr, value: Expr) -> Expr:
+        """As `Neon.add_bytes`: VQADD."""
+        name = f"llvm.uadd.sat.v{LANES * 4}i8"
+        return T.call_llvm_pure_intrin(f"uint8x{LANES * 4}", name, total, value)
