@@ -13,12 +13,20 @@ import numpy.typing as npt
 
 Entry = dict[str, Any]
 
+DTYPES: dict[str, np.dtype[Any]] = {
+    "bits": np.dtype(np.uint8),
+    "u8": np.dtype(np.uint8),
+    "i16": np.dtype(np.int16),
+    "f32": np.dtype(np.float32),
+}
+"""Element type of each kind of format."""
+
 
 def size_bytes(entry: Entry) -> int:
     """Bytes of the tensor in the arena."""
     height, width = _padded(entry)
     pixel = entry["planes"] * entry["channels"] // 8 if entry["kind"] == "bits" else entry["channels"]
-    return int(height * width * pixel * (4 if entry["kind"] == "f32" else 1))
+    return int(height * width * pixel * DTYPES[entry["kind"]].itemsize)
 
 
 def encode(entry: Entry, array: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
@@ -33,10 +41,7 @@ def encode(entry: Entry, array: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
             planes.append(np.ones_like(codes))
         bits = _pad(np.stack(planes, axis=2), entry, 0)
         return np.packbits(bits, axis=-1, bitorder="little").ravel()
-    if kind == "u8":
-        stored = _stored(entry, image).astype(np.uint8)
-        return _pad(stored, entry, entry["pad"]).ravel()
-    values = _pad(_stored(entry, image).astype(np.float32), entry, 0.0)
+    values = _pad(_stored(entry, image).astype(DTYPES[kind]), entry, entry["pad"])
     return np.ascontiguousarray(values).view(np.uint8).ravel()
 
 
@@ -53,8 +58,7 @@ def decode(entry: Entry, data: npt.NDArray[np.uint8]) -> npt.NDArray[Any]:
         codes = (bits[:, :, :planes].astype(np.int64) << np.arange(planes)[:, None]).sum(axis=2)
         image = _index(entry["stored"], codes)
     else:
-        dtype = np.float32 if kind == "f32" else np.uint8
-        stored = data.view(dtype).reshape(*_padded(entry), -1)[rows, columns, :channels]
+        stored = data.view(DTYPES[kind]).reshape(*_padded(entry), -1)[rows, columns, :channels]
         image = _logical(entry, stored)
     return np.ascontiguousarray(np.moveaxis(image, -1, 0)).reshape(entry["shape"])
 
@@ -88,7 +92,7 @@ def _stored(entry: Entry, image: npt.NDArray[Any]) -> npt.NDArray[Any]:
         return levels
     if "code" in entry and not entry["decoded"]:
         code = entry["code"]
-        if entry["kind"] == "u8":
+        if entry["kind"] != "f32":
             biased: npt.NDArray[np.int64] = image.astype(np.int64) + code["bias"]
             return biased
         real = (image.astype(np.int64) - code["zero_point"]).astype(np.float32) * np.float32(code["scale"])
@@ -103,7 +107,7 @@ def _logical(entry: Entry, stored: npt.NDArray[Any]) -> npt.NDArray[Any]:
         table = np.asarray(entry["stored"], np.float32)
         return _index(table.tolist(), stored.astype(np.float32))
     code = entry["code"]
-    if entry["kind"] == "u8":
+    if entry["kind"] != "f32":
         codes: npt.NDArray[Any] = (stored.astype(np.int64) - code["bias"]).astype(code["dtype"])
         return codes
     steps = np.rint(stored / np.float32(code["scale"])).astype(np.int64)

@@ -14,6 +14,7 @@ from lqcompile.target import Target
 
 from .arm_dot8 import Dot8
 from .arm_popcount import Popcount, popcount_tile
+from .formats import Kind
 from .neon import Neon
 from .packed import Packed
 from .problem import ConvShape, Family, SumRule, Tile
@@ -54,6 +55,11 @@ def family(isa: Neon, name: str) -> Any:
         "packed": lambda machine: Packed(isa=machine),
     }
     return makers[name](isa)
+
+
+def image_kind(isa: Neon) -> Kind:  # noqa: ARG001 - as on other architectures
+    """Format of an 8-bit image of few channels."""
+    return "u8"
 
 
 def tile(

@@ -11,7 +11,7 @@ from tvm.script.ir_builder import tirx as T
 
 from .epilogue import Emitter, Epilogue, UniformStep, fill_halo, pixel_index, uniform_code
 from .formats import Format, round_up
-from .isa import Expr, Isa, constant, load, registers, vector
+from .isa import Expr, Isa, constant, load, registers, store, vector
 from .problem import PARALLEL_MIN_STEPS, parameter_shapes
 
 
@@ -136,9 +136,10 @@ def to_nhwc(target: Format) -> Any:
 
 
 def quantize_input(isa: Isa, target: Format, step: UniformStep) -> Any:
-    """Builds the PrimFunc that quantizes a graph input of up to 4 channels, float32 [C][H][W], to bytes, 4 to a pixel.
+    """Builds the PrimFunc that quantizes a graph input of up to 4 channels, float32 [C][H][W].
 
-    Vectors run along a row; the image must be at least one vector wide.
+    To bytes, 4 to a pixel, or to 16 bits, as many to a pixel as there are channels. Vectors run along a row; the image
+    must be at least one vector wide.
     """
     lanes = isa.lanes
     with IRBuilder() as builder, T.prim_func():
@@ -146,20 +147,35 @@ def quantize_input(isa: Isa, target: Format, step: UniformStep) -> Any:
         T.func_attr({"tirx.noalias": True})
         size = target.channels * target.height * target.width
         data = T.arg("source", T.buffer((size,), "float32", align=4))
-        output = T.arg("output", T.buffer((target.size,), "uint8"))
+        output = T.arg("output", T.buffer((target.size,), target.dtype))
         fill_halo(output, target)
         tiles = -(-target.width // lanes)
         with T.serial(0, target.height) as y, T.serial(0, tiles) as tile:
             x = T.bind(T.min(tile * lanes, target.width - lanes))
-            word = None
+            codes = []
             for c in range(target.channels):
                 value = load(data, (c * target.height + y) * target.width + x, isa)
-                code = T.bind(uniform_code(value, step, isa))
-                shifted = code if c == 0 else T.shift_left(code, constant(8 * c, "int32", isa))
-                word = shifted if word is None else word | shifted
-            pixels = T.reinterpret(f"uint8x{lanes * 4}", word)
-            T.buffer_store(output, pixels, [T.ramp(pixel_index(target, y, x), 1, lanes * 4)])
+                codes.append(T.bind(uniform_code(value, step, isa)))
+            start = pixel_index(target, y, x)
+            if target.kind == "i16":
+                _interleave(isa, output, codes, start)
+            else:
+                word = codes[0]
+                for c, code in enumerate(codes[1:], 1):
+                    word = word | T.shift_left(code, constant(8 * c, "int32", isa))
+                pixels = T.reinterpret(f"uint8x{lanes * 4}", word)
+                T.buffer_store(output, pixels, [T.ramp(start, 1, lanes * 4)])
     return builder.get()
+
+
+def _interleave(isa: Isa, output: Any, codes: Sequence[Expr], start: Expr) -> None:
+    """Stores one vector of each channel as 16-bit pixels that lie side by side."""
+    lanes, channels = isa.lanes, len(codes)
+    narrow = [T.bind(T.cast(code, vector("int16", isa))) for code in codes]
+    for part in range(channels):
+        places = [divmod(part * lanes + lane, channels) for lane in range(lanes)]
+        shuffled = T.Shuffle(narrow, [channel * lanes + pixel for pixel, channel in places])
+        store(output, shuffled, start + part * lanes, isa)
 
 
 def to_nchw(source: Format) -> Any:

@@ -147,7 +147,7 @@ def pixel_index(form: Format, y: Expr, x: Expr) -> Expr:
 def fill_halo(buffer: Expr, form: Format) -> None:
     """Writes the pad value into the halo."""
     top, left, bottom, right = form.halo
-    value = T.float32(0.0) if form.kind == "f32" else T.uint8(form.pad)
+    value = getattr(T, form.dtype)(form.pad)
     row = form.padded_width * form.pixel
 
     def fill(start: Expr, count: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Kind = Literal["f32", "u8", "bits"]
+Kind = Literal["f32", "u8", "i16", "bits"]
 
 
 def round_up(value: int, multiple: int) -> int:
@@ -18,7 +18,8 @@ class Format:
     """How one sample of a (C, H, W) tensor lies in memory: NHWC with a halo, so that kernels never test for borders.
 
     Args:
-        kind: ``f32`` float32; ``u8`` one byte a value; ``bits`` bit planes, [H][W][plane][channel / 32] words.
+        kind: ``f32`` float32; ``u8`` one byte a value; ``i16`` 16 bits a value, 8-bit codes less their zero point;
+            ``bits`` bit planes, [H][W][plane][channel / 32] words.
         channels: logical channels.
         height: logical rows.
         width: logical columns.
@@ -69,7 +70,7 @@ class Format:
     @property
     def dtype(self) -> str:
         """Element type of the buffer; bit planes are bytes."""
-        return "float32" if self.kind == "f32" else "uint8"
+        return {"f32": "float32", "i16": "int16"}.get(self.kind, "uint8")
 
     @property
     def size(self) -> int:
@@ -79,4 +80,4 @@ class Format:
     @property
     def nbytes(self) -> int:
         """Bytes of the buffer."""
-        return self.size * (4 if self.kind == "f32" else 1)
+        return self.size * {"f32": 4, "i16": 2}.get(self.kind, 1)

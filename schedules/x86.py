@@ -7,12 +7,13 @@ from typing import Any
 
 from lqcompile.target import Target
 
+from .formats import Kind
 from .packed import Packed
 from .problem import ConvShape, Family, SumRule, Tile
 from .words import FloatFma
 from .x86_amx import DotTiles
 from .x86_amx_tile import best_group
-from .x86_dot8 import DotPairs
+from .x86_dot8 import DotPairs, DotRows
 from .x86_families import X86, DotVnni, PopcountBytes, PopcountCarrySave, PopcountLanes
 from .x86_lut import Lookup
 
@@ -42,7 +43,7 @@ def dot8(isa: X86) -> DotTiles | DotVnni | DotPairs:
 
 
 def family(isa: X86, name: str) -> Any:
-    """The kernel family called `name`: ``popcount``, ``lut``, ``dot8``, ``float`` or ``packed``.
+    """The kernel family called `name`: ``popcount``, ``lut``, ``planes``, ``dot8``, ``rows``, ``float`` or ``packed``.
 
     Raises:
         KeyError: there is none.
@@ -50,15 +51,22 @@ def family(isa: X86, name: str) -> Any:
     makers: dict[str, Callable[[X86], Any]] = {
         "popcount": popcount,
         "dot8": dot8,
+        "rows": lambda machine: DotRows(isa=machine),
         "lut": lambda machine: Lookup(isa=machine),
+        "planes": lambda machine: DotTiles(isa=machine, planes=True),
         "float": lambda machine: FloatFma(isa=machine),
         "packed": lambda machine: Packed(isa=machine, group=machine.lanes.bit_length() - 1),
     }
     return makers[name](isa)
 
 
-LATENCY = 5
-"""Cycles from one step of an accumulator to the next."""
+def image_kind(isa: X86) -> Kind:
+    """Format of an 8-bit image of few channels: what `DotRows` reads, where bytes would take as many multiplies."""
+    return "u8" if isa.vnni else "i16"
+
+
+ISSUE = 6
+"""Instructions that a cycle takes in."""
 
 
 def _bandwidth(block_bytes: int) -> float:
@@ -67,6 +75,12 @@ def _bandwidth(block_bytes: int) -> float:
         return 64.0
     return 28.0 if block_bytes <= 600 << 10 else 6.0
 
+
+LOOP_INSTRUCTIONS = 3
+"""Of the loop around a step."""
+
+LOOKUP_ACCUMULATORS = 14
+"""Byte counters beside two rows of a table: LLVM takes the weights from memory where that pays."""
 
 CARRY_SAVE_ACCUMULATORS = 4
 """Each needs four registers: three adder levels and a total."""
@@ -90,27 +104,30 @@ def tile(
     pairs = shape.weight_planes * rule.act_planes
     window = pool[0] * pool[1]
     accumulators = CARRY_SAVE_ACCUMULATORS if kind.carry_save else isa.accumulators
+    if isinstance(kind, Lookup):
+        accumulators = LOOKUP_ACCUMULATORS
     budget = max(1, accumulators // (pairs * window))
     columns = shape.tile_columns
     taps = shape.kernel[0] * shape.kernel[1] * shape.words
     vectors = -(-shape.blocks * isa.lanes // kind.channels)
-    best: tuple[float, Tile] | None = None
+    best: tuple[tuple[float, float], Tile] | None = None
     for count in (8, 4, 2, 1) if blocks is None else (blocks,):
         if vectors % count or (count > budget and count > 1 and blocks is None):
             continue
-        most = max(1, min(columns, budget // count))
-        pixels = -(-columns // -(-columns // most))  # tiles of equal width: the last one repeats as little as it can
         weights = shape.weight_planes * count * kind.vectors
-        work = pairs * pixels * window * count
-        loads = (weights + rule.act_planes * pixels * window) / 2
         block_bytes = taps * weights * isa.lanes * 4
         stream = weights * isa.lanes * 4 / _bandwidth(block_bytes)
-        chain = LATENCY if work * kind.cycles < LATENCY else 0
-        step = max(work * kind.cycles, loads, stream, chain)
-        waste = -(-columns // pixels) * pixels / columns
-        cost = step * waste / work
-        if best is None or cost < best[0]:
-            best = (cost, Tile(pixels=pixels, blocks=count))
+        for pixels in range(1, max(1, min(columns, budget // count)) + 1):
+            operands = rule.act_planes * pixels * window
+            work = pairs * pixels * window * count
+            loads = (weights + operands * (2 if kind.table_size else 1)) / 2
+            issue = weights + operands * kind.operand_instructions + work * kind.instructions + LOOP_INSTRUCTIONS
+            step = max(work * kind.cycles, loads, stream, issue / ISSUE, kind.latency)
+            waste = -(-columns // pixels) * pixels / columns
+            # Of two that are as fast, the one that reads less.
+            cost = (round(step * waste / work, 3), max(loads, stream) / work)
+            if best is None or cost < best[0]:
+                best = (cost, Tile(pixels=pixels, blocks=count))
     if best is None:
         raise ValueError(f"no tile of {blocks} vectors divides {vectors}")
     return best[1]

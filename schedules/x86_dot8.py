@@ -8,12 +8,13 @@ added up without saturation; `with_run` takes the family for that.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tvm.script.ir_builder import tirx as T
 
 from .isa import Expr, broadcast, vector
+from .problem import ConvShape
 from .words import Words
 from .x86_families import X86
 
@@ -26,7 +27,10 @@ class DotPairs(Words):
     accumulator: str = "int32"
     weight_dtype: str = "int32"
     vectors: int = 2
-    cycles: float = 1.0
+    cycles: float = 1.25
+    latency: float = 2.0
+    instructions: int = 4
+    operand_instructions: int = 3
 
     def with_run(self, run: int) -> Words:
         """Byte multiplies, summed `run` at a time in 16 bits; 0: they would saturate."""
@@ -78,7 +82,8 @@ class DotBytes(_Bytes):
     """VPMADDUBSW and VPADDW, widened every `flush_steps` words."""
 
     accumulator: str = "int16"
-    cycles: float = 0.5
+    cycles: float = 0.64
+    latency: float = 1.0
 
     def step(self, accumulator: Expr, activation: Sequence[Expr], weight: Sequence[Expr]) -> Expr:
         """Adds four products per lane, in two 16-bit sums."""
@@ -95,10 +100,40 @@ class DotBytesWide(_Bytes):
 
     accumulator: str = "int32"
     cycles: float = 1.0
+    latency: float = 1.0
+    instructions: int = 3
 
     def step(self, accumulator: Expr, activation: Sequence[Expr], weight: Sequence[Expr]) -> Expr:
         """Adds four products per lane."""
         return accumulator + self.widened(self.products(activation[0], weight[0]))
+
+
+@dataclass(frozen=True, kw_only=True)
+class DotRows(Words):
+    """VPMADDWD on the 16-bit codes of a row of taps, two at a time: pixels of few channels waste no products.
+
+    Pixels lie side by side without padding, so a row of taps is one run of words; the last may end in the next pixel,
+    where its weight is 0. Codes are stored less their zero point.
+    """
+
+    isa: X86
+    accumulator: str = "int32"
+    weight_dtype: str = "int32"
+    word_elements: int = 2
+    cycles: float = 0.5
+
+    def nest(self, shape: ConvShape) -> ConvShape:
+        """One column of taps, as long as the row."""
+        return replace(shape, kernel=(shape.kernel[0], 1), dilations=(shape.dilations[0], 1))
+
+    def activation(self, source: Any, index: Expr) -> list[Expr]:
+        """Two codes, in every lane."""
+        pair = T.reinterpret("int32", source[T.ramp(index, 1, 2)])
+        return [T.reinterpret(_words(self.isa), broadcast(pair, self.isa))]
+
+    def step(self, accumulator: Expr, activation: Sequence[Expr], weight: Sequence[Expr]) -> Expr:
+        """Adds two products per lane."""
+        return accumulator + multiply_words(activation[0], T.reinterpret(_words(self.isa), weight[0]), self.isa)
 
 
 def multiply_words(left: Expr, right: Expr, isa: X86) -> Expr:

@@ -119,3 +119,19 @@ def test_levels_that_tie_agree() -> None:
     assert not layout.agree(entry, np.uint8([0, 1, 2, 0]).reshape(4, 1, 1), levels)
     planes, _ = entry_of((4, 1, 1), "bits", (0, 0, 0, 0), quantizer)
     assert not layout.agree(planes, back, levels)
+
+
+@pytest.mark.parametrize("halo", HALOS)
+@pytest.mark.parametrize("dtype", ["uint8", "int8"])
+def test_codes_less_their_zero_point(dtype: str, halo: tuple[int, int, int, int]) -> None:
+    rng = np.random.default_rng(len(dtype))
+    quantizer = random_uniform(rng, dtype)
+    entry, tensor = entry_of((3, 4, 5), "i16", halo, quantizer)
+    limits = np.iinfo(dtype)
+    codes = rng.integers(limits.min, limits.max + 1, (3, 4, 5)).astype(dtype)
+    data = (
+        check_round_trip(entry, tensor, codes).view(np.int16).reshape(4 + halo[0] + halo[2], 5 + halo[1] + halo[3], -1)
+    )
+    wanted = codes.astype(np.int16) - quantizer.zero_point
+    np.testing.assert_array_equal(data[halo[0], halo[1], :3], wanted[:, 0, 0])
+    assert not data[: halo[0]].any()

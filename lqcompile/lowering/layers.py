@@ -32,7 +32,7 @@ from lqcompile.lowering.outputs import affine_parameters, make_steps, make_store
 from lqcompile.lowering.program import Step, SumsKernel, Tensor
 from lqcompile.schedules.depthwise import Depthwise
 from lqcompile.schedules.epilogue import Epilogue, Store
-from lqcompile.schedules.formats import round_up
+from lqcompile.schedules.formats import Kind, round_up
 from lqcompile.schedules.problem import ConvShape, SumRule, Tile, basis_dtype, output_shapes
 from lqcompile.target import Target
 
@@ -120,6 +120,7 @@ class _Lowering:
         self.schedule = schedule
         self.family = schedule.family(self.isa, layer.family)
         operation = layer.operation
+        self.kind: Kind = layer.source.form.kind if layer.source.form else "f32"
         self.outputs = operation.out_shape[0]
         pool_at = next((i for i, stage in enumerate(layer.stages) if isinstance(stage, MaxPool)), None)
         before = layer.stages[:pool_at] if pool_at is not None else ()
@@ -252,6 +253,9 @@ class _Lowering:
                 self.family = Depthwise(isa=self.isa, accumulator="int32", weight_dtype="int8")
                 return SumRule(act_integers=(1,), weighted=False), signed[..., None, None], np.empty(0)
             flipped = pack.dense(signed, operation.geometry, channels)
+            if self.kind == "i16":
+                self.family = self.schedule.family(self.isa, "rows")
+                return SumRule(act_integers=(1,), weighted=False), pack.pack_row_words(flipped), np.empty(0)
             largest = int(quantizer.basis.sum()) if isinstance(quantizer, Quantizer) else LARGEST_CODE
             run = pack.sixteen_bit_run(flipped, largest)
             # A window of words starts anywhere, so what is proven for longer runs does not hold for grouped layers.
@@ -264,9 +268,11 @@ class _Lowering:
         if not isinstance(quantizer, Quantizer):
             raise TypeError("plane pairs need low-bit codes")
         planes = pack.weight_planes(operation, self.flips)
-        packed = pack.pack_nibbles(planes.bits) if layer.family == "lut" else pack.pack_bit_words(planes.bits)
+        packed = self._plane_words(planes)
+        signs = layer.family == "planes"  # which are zero where a group has no weight: no mask is needed
+        mask_plane = -1 if signs else planes.mask_plane
         if mode == "integer" and self._one_pair():
-            rule = SumRule(bipolar=True, mask_plane=planes.mask_plane, act_integers=(1,), weighted=False)
+            rule = SumRule(bipolar=not signs, mask_plane=mask_plane, act_integers=(1,), weighted=False)
             return rule, packed, np.empty(0)
         multipliers = planes.integers if is_integer(operation, quantizer) else None
         integer = multipliers is not None
@@ -274,14 +280,20 @@ class _Lowering:
         basis = [float(quantizer.scale) * float(value) for value in quantizer.basis]
         rule = SumRule(
             act_planes=quantizer.bits + ones,
-            bipolar=True,
-            mask_plane=planes.mask_plane,
+            bipolar=not signs,
+            mask_plane=mask_plane,
             act_integers=tuple(int(value) for value in quantizer.basis) if integer else (),
             act_basis=() if integer else (*basis, *([float(quantizer.offset)] if ones else [])),
             weight_basis=planes.basis.shape[1],
             weighted=not (mode == "real" and self._inner_only()),
         )
         return rule, packed, planes.basis if multipliers is None else multipliers
+
+    def _plane_words(self, planes: pack.PlaneSet) -> npt.NDArray[Any]:
+        """Weight planes as the family reads them: words, nibbles, or signs in bytes."""
+        if self.layer.family == "planes":
+            return pack.pack_sign_words(planes)
+        return pack.pack_nibbles(planes.bits) if self.layer.family == "lut" else pack.pack_bit_words(planes.bits)
 
     def _is_depthwise(self) -> bool:
         """Whether each output channel reads its own input channel, from pixels of at least one vector."""
@@ -331,7 +343,7 @@ class _Lowering:
         if not isinstance(weights, Int8Weights) or not isinstance(quantizer, UniformQuantizer):
             return self.surplus
         total = weights.values.astype(np.int64).reshape(self.outputs, -1).sum(axis=1)
-        signed: npt.NDArray[np.int64] = np.where(self.flips, -total, total) * zero_code(quantizer)
+        signed: npt.NDArray[np.int64] = np.where(self.flips, -total, total) * zero_code(quantizer, self.kind)
         return signed + self.surplus
 
     def _epilogue(self, mode: str) -> tuple[Epilogue, list[npt.NDArray[Any]]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -39,7 +39,14 @@ from lqcompile.target import Target
 
 Halo = tuple[int, int, int, int]
 
-KINDS: dict[str, Kind] = {"popcount": "bits", "lut": "bits", "dot8": "u8", "float": "f32", "packed": "f32"}
+KINDS: dict[str, Kind] = {
+    "popcount": "bits",
+    "lut": "bits",
+    "planes": "bits",
+    "dot8": "u8",
+    "float": "f32",
+    "packed": "f32",
+}
 """What each kernel family reads."""
 
 INPUT_CHANNELS = 4
@@ -328,7 +335,7 @@ class _Lower:
         self._window(region, source, pool, None, stages, stores)
 
     def _quantize_input(self, region: Region, stores: list[tuple[Output, Tensor]]) -> bool:
-        """Quantizes a narrow graph input straight to bytes, where that is all the region does."""
+        """Quantizes a narrow graph input straight to its integers, where that is all the region does."""
         name = region.inputs[0]
         if name not in self.inputs or region.stages or len(stores) != 1 or not isinstance(region.operation, Copy):
             return False
@@ -337,24 +344,29 @@ class _Lower:
         narrow = form.kind == "u8" and form.channels <= INPUT_CHANNELS and form.width >= self.isa.lanes
         if output.stages or not narrow or not isinstance(quantizer, UniformQuantizer):
             return False
-        step = make_quantizer(quantizer, "u8")
+        packed = self._image_format(form, str(tensor.value))
+        step = make_quantizer(quantizer, packed.kind)
         if not isinstance(step, UniformStep):
             raise TypeError("a uniform quantizer gives a uniform step")
-        packed = Format(
-            kind="u8",
-            channels=form.channels,
-            height=form.height,
-            width=form.width,
-            halo=form.halo,
-            align=INPUT_CHANNELS,
-            pad=form.pad,
-        )
-        narrowed = Tensor(key=tensor.key, dtype=tensor.dtype, size=packed.size, value=tensor.value, form=packed)
+        narrowed = Tensor(key=tensor.key, dtype=packed.dtype, size=packed.size, value=tensor.value, form=packed)
         self.tensors[str(tensor.value), "u8"] = narrowed
         self._step(
             region.name, region.name, quantize_input(self.isa, packed, step), [self.inputs[name]], [], [narrowed]
         )
         return True
+
+    def _image_format(self, form: Format, name: str) -> Format:
+        """The format of a narrow image: bytes, one word to a pixel, or 16 bits for kernels that read rows of taps."""
+        readers = [region.operation for region in self.plan.regions if name in region.inputs]
+        plain = all(
+            isinstance(reader, Contraction) and reader.geometry.group == 1 and reader.geometry.dilations[1] == 1
+            for reader in readers
+        )
+        if self.schedule.image_kind(self.isa) == "u8" or not plain:
+            return replace(form, align=INPUT_CHANNELS)
+        top, left, bottom, right = form.halo
+        # One more column: the last word of a row of taps may end in it.
+        return replace(form, kind="i16", align=1, halo=(top, left, bottom, right + 1), pad=0)
 
     def _concat(self, region: Region, stores: list[tuple[Output, Tensor]]) -> None:
         sources = [self._tensor(name, "f32", region.name) for name in region.inputs]

@@ -46,8 +46,10 @@ def affine_parameters(stages: Sequence[Stage], channels: int) -> list[npt.NDArra
     return arrays
 
 
-def zero_code(quantizer: UniformQuantizer) -> int:
-    """The stored byte that stands for 0."""
+def zero_code(quantizer: UniformQuantizer, kind: Kind = "u8") -> int:
+    """The stored code that stands for 0."""
+    if kind == "i16":
+        return 0
     return quantizer.zero_point + (SIGNED_BIAS if quantizer.dtype == "int8" else 0)
 
 
@@ -62,13 +64,12 @@ def make_quantizer(quantizer: AnyQuantizer, kind: Kind) -> LevelQuantizer | Unif
     """How a quantizer's output is stored in a format of `kind`; ``f32`` holds decoded levels."""
     if isinstance(quantizer, UniformQuantizer):
         low, high = (0, 255) if quantizer.dtype == "uint8" else (-128, 127)
-        bias = SIGNED_BIAS if quantizer.dtype == "int8" else 0
         return UniformStep(
             scale=float(quantizer.scale),
             zero_point=quantizer.zero_point,
             low=low,
             high=high,
-            bias=bias,
+            bias=zero_code(quantizer, kind) - quantizer.zero_point,
             decode=kind == "f32",
         )
     thresholds = tuple(float(value) for value in quantizer.thresholds)
@@ -94,7 +95,6 @@ def make_store(output: Output, tensor: Tensor) -> Store:
     )
 
 
-def make_format(value: Value, kind: Kind, halo: tuple[int, int, int, int]) -> Format:
 def make_stream_store(output: Output, tensor: Tensor, channels: int) -> tuple[Store, list[npt.NDArray[Any]]]:
     """The store of an output, from the stream, and its parameters for `channels` physical channels.
 
@@ -125,6 +125,7 @@ def make_stream_store(output: Output, tensor: Tensor, channels: int) -> tuple[St
     return replace(store, steps=(), per_channel=True, complement=bool(falling.any())), arrays
 
 
+def make_format(value: Value, kind: Kind, halo: tuple[int, int, int, int]) -> Format:
     """The format of a value for a kind of kernel."""
     channels, height, width = (*value.shape, 1, 1)[:3]
     quantizer = value.quantizer
@@ -166,9 +167,8 @@ def describe(tensor: Tensor, value: Value, offset: int) -> dict[str, Any]:
         "pad": form.pad,
     }
     if isinstance(value.quantizer, UniformQuantizer):
-        signed = value.quantizer.dtype == "int8"
         entry["code"] = {
-            "bias": SIGNED_BIAS if signed else 0,
+            "bias": zero_code(value.quantizer, form.kind) - value.quantizer.zero_point,
             "dtype": value.quantizer.dtype,
             "scale": float(value.quantizer.scale),
             "zero_point": value.quantizer.zero_point,

@@ -89,6 +89,14 @@ def pack_nibbles(bits: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     return np.stack([octets & 15, octets >> 4], axis=-1)
 
 
+def pack_sign_words(planes: PlaneSet) -> npt.NDArray[np.int32]:
+    """Planes that have a basis vector as bytes: int32[O, P, kh, kw, ceil(C/4), 1] of -1 and +1, 0 outside the group."""
+    count = planes.basis.shape[1]
+    exists = planes.bits[:, planes.mask_plane] if planes.mask_plane >= 0 else np.ones_like(planes.bits[:, 0])
+    signs = [(2 * planes.bits[:, plane].astype(np.int8) - 1) * exists.astype(np.int8) for plane in range(count)]
+    return np.concatenate([pack_byte_words(plane, 1) for plane in signs], axis=1)
+
+
 def pack_byte_words(values: npt.NDArray[np.int8], vectors: int) -> npt.NDArray[Any]:
     """int8[O, C, kh, kw] -> int32 or int16[O, 1, kh, kw, ceil(C/4), vectors].
 
@@ -107,6 +115,14 @@ def pack_byte_words(values: npt.NDArray[np.int8], vectors: int) -> npt.NDArray[A
         words = quads.astype(np.int16)
     result: npt.NDArray[Any] = words.reshape(*words.shape[:4], vectors)[:, None]
     return result
+
+
+def pack_row_words(values: npt.NDArray[np.int8]) -> npt.NDArray[np.int32]:
+    """int8[O, C, kh, kw] -> int32[O, 1, kh, 1, ceil(kw*C/2), 1]: a row of taps as pairs of 16 bits."""
+    outputs, channels, rows, columns = values.shape
+    row = np.moveaxis(values, 1, -1).reshape(outputs, rows, columns * channels).astype(np.int16)
+    pairs = np.ascontiguousarray(np.pad(row, [(0, 0), (0, 0), (0, row.shape[2] % 2)])).view(np.int32)
+    return pairs[:, None, :, None, :, None]
 
 
 def sixteen_bit_run(values: npt.NDArray[np.int8], largest: int) -> int:

@@ -43,14 +43,23 @@ def test_a_value_has_a_tensor_for_each_kind_of_reader_with_the_widest_halo() -> 
     assert {kernel.region for kernel in program.sums} == set(families)
 
 
-def test_a_narrow_image_is_quantized_to_one_word_a_pixel() -> None:
+@pytest.mark.parametrize(
+    ("target", "dilation", "kind", "size"),
+    [
+        ("x86-avx2", 1, "i16", 9 * 21 * 3),  # side by side, and a column in which the last word of a row may end
+        ("x86-avx2", 2, "u8", 9 * 20 * 4),
+        ("x86-avx512-vnni", 1, "u8", 9 * 20 * 4),
+    ],
+)
+def test_a_narrow_image_is_quantized_to_rows_or_to_one_word_a_pixel(target, dilation, kind, size) -> None:
     rng = np.random.default_rng(1)
     builder = PlanBuilder(rng, (3, 9, 20))
     image = builder.quantized_input(random_uniform(rng))
-    plan = builder.finish(*builder.contract(image, random_int8(rng, (4, 3, 1, 1)), Geometry()))
-    program = lower(plan, AVX2)
-    (tensor,) = program.steps[0].outputs
-    assert (tensor.form.pixel, tensor.size) == (4, 9 * 20 * 4)
+    geometry = Geometry(dilations=(1, dilation))
+    plan = builder.finish(*builder.contract(image, random_int8(rng, (4, 3, 1, 1)), geometry))
+    (tensor,) = lower(plan, find(target)).steps[0].outputs
+    assert (tensor.form.kind, tensor.size) == (kind, size)
+    assert tensor.dtype == tensor.form.dtype
 
 
 @pytest.mark.parametrize(

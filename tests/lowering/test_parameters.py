@@ -211,3 +211,12 @@ def test_evaluate_stages_rounds_each_operation_once() -> None:
     # The square is 1 + 2^-29 + 2^-60: the last term is lost when the product is rounded.
     result = pack.evaluate_stages(values, (replace(Affine(scale=scale, shift=shift)),))
     assert result.item() == np.float32(2.0**-29)
+
+
+def test_rows_of_taps_are_pairs_of_16_bits() -> None:
+    values = np.random.default_rng(0).integers(-128, 128, (5, 3, 2, 3)).astype(np.int8)
+    words = pack.pack_row_words(values)
+    assert (words.dtype, words.shape) == (np.int32, (5, 1, 2, 1, 5, 1))
+    pairs = words.view(np.int16).reshape(5, 2, 10)
+    np.testing.assert_array_equal(pairs[:, :, :9], values.transpose(0, 2, 3, 1).reshape(5, 2, 9))
+    assert not pairs[:, :, 9].any()

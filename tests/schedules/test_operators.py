@@ -180,6 +180,29 @@ def test_what_follows_a_contraction_equals_the_reference(name: str) -> None:
     check_equal(plan, compile_plan(plan, find(name)).load(), x)
 
 
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("name", KERNELS)
+def test_narrow_images_equal_the_reference(name: str, seed: int) -> None:
+    """First layers: few channels, read by rows of taps or a word a pixel, of any kernel, stride and padding."""
+    skip_unless_runnable(find(name))
+    rng = np.random.default_rng([KERNELS.index(name), seed])
+    channels, outputs = seed + 1, int(rng.integers(1, 70))
+    builder = Sampled(rng, (channels, *(int(size) for size in rng.integers(17, 30, 2))))
+    image = builder.quantized_input(random_uniform(rng, str(rng.choice(["uint8", "int8"]))))
+    kernel, strides, pads = rng.integers(1, 8, 2), rng.integers(1, 4, 2), rng.integers(0, 4, 4)
+    geometry = Geometry(
+        kernel=tuple(kernel.tolist()), strides=tuple(strides.tolist()), pads=tuple(pads.tolist()), dilations=(2, 1)
+    )
+    weights = random_int8(rng, (outputs, channels, *geometry.kernel))
+    coder = random_quantizer(rng, 2)
+    stream, codes = builder.contract(
+        image, weights, geometry, (random_affine(rng, outputs, 0.1),), ((None, False, ()), (coder, False, ()))
+    )
+    follower = builder.contract(codes, random_low_bit(rng, (4, outputs, 1, 1), 2), Geometry())
+    plan = builder.finish(stream, *follower)
+    check_equal(plan, compile_plan(plan, find(name)).load(), builder.held["x"])
+
+
 @pytest.mark.parametrize("channels", [7, 16, 48])
 @pytest.mark.parametrize("name", KERNELS)
 def test_outputs_of_different_padding_equal_the_reference(name: str, channels: int) -> None:
