@@ -3,7 +3,8 @@
 The cost table holds what each family sustains on each instruction set: medians over the 3x3 layers of
 ``benchmarks/layers.py --target NAME``, in billions per second on one core. Only ratios within a row matter. The row of
 ``x86-avx512-vpopcntdq`` is 80 % and 75 % of the port bounds (341 and 128 per cycle), for want of a machine; that of
-``x86-avx-vnni`` likewise (96 and 64).
+``x86-avx-vnni`` likewise (96 and 64). That of ``x86-amx`` is the ratio to popcount that a forerunner of the kernels had
+on Sapphire Rapids, geometric mean of six layers, for full tiles; a plane pair costs as much as an 8-bit product.
 Rows of ARM targets are models, not measurements: multiply-accumulates per cycle at the port bound of llvm-mca.
 """
 
@@ -24,7 +25,7 @@ RATES = {
     "x86-avx512": {"popcount": 450.0, "dot8": 53.0},
     "x86-avx512-vnni": {"popcount": 400.0, "dot8": 236.0},
     "x86-avx512-vpopcntdq": {"popcount": 273.0, "dot8": 96.0},
-    "x86-amx": {"popcount": 273.0, "dot8": 344.0},
+    "x86-amx": {"popcount": 273.0, "dot8": 396.0, "planes": 396.0},
     "arm-neon": {"popcount": 85.0, "dot8": 4.0},
     "arm-dotprod": {"popcount": 85.0, "dot8": 4.0},
     "arm-i8mm": {"popcount": 85.0, "dot8": 4.0},
@@ -36,13 +37,16 @@ RATES = {
     "apple-m1": {"popcount": 85.0, "dot8": 4.0},
     "armv7": {"popcount": 20.0, "dot8": 2.0},
 }
-"""Multiply-accumulates: of one plane pair (popcount, lut), of one 8-bit product (dot8).
+"""Multiply-accumulates: of one plane pair (popcount, lut, planes), of one 8-bit product (dot8).
 
 Targets offer the families of their row; all serve 8-bit and float weights.
 """
 
 BYTE_RATES = {"x86-avx2": 141.0}
 """Of dot8 where long runs of products can be summed in 16 bits; a run of n words takes one step more."""
+
+TILE_ROWS = {"x86-amx": 16}
+"""Outputs that a tile register holds: fewer leave it part empty, a batch-1 linear layer all but one row."""
 
 LUT_CHANNELS = 32
 """Output channels of a vector of the `lut` family: others are multiplied in vain."""
@@ -103,6 +107,8 @@ def choose(contraction: Contraction, quantizer: AnyQuantizer | None, target: str
 def _cost(family: str, contraction: Contraction, quantizer: AnyQuantizer | None, target: str) -> float:
     """Time per multiply-accumulate, relative to the other families."""
     rate = RATES[target][family]
+    if family in ("dot8", "planes") and target in TILE_ROWS:
+        rate *= _filled(contraction, TILE_ROWS[target])
     if family == "dot8":
         run = _run(contraction, quantizer) if target in BYTE_RATES else 0
         return (run + 1) / (run * BYTE_RATES[target]) if run else 1 / rate
@@ -115,6 +121,18 @@ def _cost(family: str, contraction: Contraction, quantizer: AnyQuantizer | None,
         return 2 * cost
     padded: int = round_up(outputs, LUT_CHANNELS)
     return cost * padded / outputs
+
+
+def _filled(contraction: Contraction, rows: int) -> float:
+    """Share of the rows of tile registers that hold outputs: along image rows, or on over their ends (stride 1)."""
+    _, height, width = contraction.out_shape
+    geometry = contraction.geometry
+    along: float = width / round_up(width, rows)
+    if geometry.strides != (1, 1):
+        return along
+    padded = contraction.in_shape[2] + geometry.pads[1] + geometry.pads[3]
+    on: float = height * width / round_up((height - 1) * padded + width, rows)
+    return max(along, on)
 
 
 def _run(contraction: Contraction, quantizer: AnyQuantizer | None) -> int:
@@ -148,8 +166,12 @@ def serving(contraction: Contraction, quantizer: AnyQuantizer | None, target: st
     if not isinstance(contraction.weights, LowBitWeights) or not isinstance(quantizer, Quantizer):
         return ("dot8",) if integer else ("float",)
     inputs = contraction.in_shape[0] * contraction.geometry.kernel[0] * contraction.geometry.kernel[1]
-    tables = ("lut",) if "lut" in RATES[target] and inputs <= LUT_LARGEST_SUM else ()
-    return ("popcount", *tables, "dot8") if integer else ("popcount", *tables)
+    pairwise = ["popcount"]
+    if "lut" in RATES[target] and inputs <= LUT_LARGEST_SUM:
+        pairwise.append("lut")
+    if "planes" in RATES[target]:
+        pairwise.append("planes")
+    return (*pairwise, "dot8") if integer else tuple(pairwise)
 
 
 def _float_reason(contraction: Contraction, quantizer: AnyQuantizer | None) -> str:

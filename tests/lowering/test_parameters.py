@@ -40,6 +40,24 @@ def test_tile_weights_put_every_word_in_its_place(seed: int) -> None:
 
 
 @SEEDS
+@pytest.mark.parametrize("group", [1, 3])
+def test_sign_words(seed: int, group: int) -> None:
+    """Bytes of -1 and +1, 0 where a channel belongs to another group; the plane of an offset is +1."""
+    rng = np.random.default_rng(seed)
+    outputs, depth, bits = 2 * group, int(rng.integers(1, 7)), int(rng.integers(1, 4))
+    weights = random_low_bit(rng, (outputs, depth, 2, 3), bits, offset=True)
+    planes = pack.weight_planes(contraction_of(weights, group), np.zeros(outputs, np.bool_))
+    words = pack.pack_sign_words(planes)
+    signs = np.ascontiguousarray(words).view(np.int8).reshape(*words.shape[:4], -1)
+    assert words.shape[:4] == (outputs, bits + bool(weights.offset.any()), 2, 3)
+    dense = weights.bits_array().reshape(outputs, bits, depth, 2, 3)
+    for o, i, r, c, k in np.ndindex(signs.shape):
+        inside = o // 2 == k // depth and k < depth * group
+        sign = 2 * int(dense[o, i, k % depth, r, c]) - 1 if inside and i < bits else 1
+        assert signs[o, i, r, c, k] == (sign if inside else 0)
+
+
+@SEEDS
 def test_bit_words(seed: int) -> None:
     rng = np.random.default_rng(seed)
     bits = rng.integers(0, 2, (2, 3, 37, 1, 2)).astype(np.uint8)

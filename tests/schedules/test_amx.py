@@ -1,0 +1,227 @@
+"""AMX: how bytes and outputs fall into tiles, and kernels of shapes that the operator matrix does not have.
+
+Where the processor has no tile registers, their instructions run in software (`tiles`).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import tiles
+from compiling import AMX, check_equal, compile_plan, missing, unavailable
+from lqcompile.schedules.formats import Format
+from lqcompile.schedules.problem import ConvShape, SumRule
+from lqcompile.schedules.x86 import machine
+from lqcompile.schedules.x86_amx import DotTiles, tile_configuration
+from lqcompile.schedules.x86_amx_tile import (
+    ACCUMULATORS,
+    CHANNELS,
+    TILE_ROWS,
+    Segments,
+    TileGroup,
+    best_group,
+    blocks_of,
+    tile_groups,
+)
+from plans import PlanBuilder, random_affine, random_int8, random_low_bit, random_quantizer, random_uniform
+
+from lqcompile.artifact import select_variant
+from lqcompile.errors import ArtifactError
+from lqcompile.graph.plan import Geometry, MaxPool, Plan
+from lqcompile.lowering.parameters import pack_byte_words
+from lqcompile.runtime import set_threads
+from lqcompile.target import find
+
+TARGET = find(AMX)
+
+POOLS = [(1, 1), (1, 1), (2, 2), (1, 3), (3, 1), (4, 1)]
+
+pytestmark = pytest.mark.skipif(
+    bool(unavailable(TARGET)), reason="the vectors around tile instructions need x86-64 with AVX2"
+)
+
+
+def random_shape(rng: np.random.Generator) -> ConvShape:
+    """A convolution with any geometry, halo and fused pooling."""
+    kernel, strides, dilations = (tuple(int(v) for v in rng.integers(1, 4, 2)) for _ in range(3))
+    pool = POOLS[rng.integers(len(POOLS))]
+    out = tuple(int(rng.integers(1, 8)) * size for size in pool)
+    spare = rng.integers(0, 3, 2)
+    origin = tuple(int(v) for v in rng.integers(0, 3, 2))
+    size = [(o - 1) * s + (k - 1) * d + 1 for o, s, k, d in zip(out, strides, kernel, dilations, strict=True)]
+    height, width = (int(size[axis] + origin[axis] + spare[axis]) for axis in range(2))
+    source = Format(
+        kind="u8", channels=int(rng.integers(1, 100)), height=height, width=width, align=int(rng.choice([4, 16]))
+    )
+    return ConvShape(
+        source=source,
+        kernel=kernel,
+        strides=strides,
+        dilations=dilations,
+        origin=origin,
+        out_height=out[0],
+        out_width=out[1],
+        blocks=int(rng.integers(1, 9)),
+        words=-(-source.channels // 4),
+        pool=pool,
+    )
+
+
+def test_the_configuration_has_the_layout_of_ldtilecfg() -> None:
+    """Palette at byte 0, bytes of a row as 16-bit numbers from 16 on, rows from 48 on; eight tiles."""
+    config = tile_configuration(9, 28)
+    assert config.dtype == np.uint8 and config.shape == (64,) and config[0] == 1 and not config[1:16].any()
+    assert config[16:48].view(np.uint16).tolist() == [64] * 4 + [28] * 2 + [64] * 2 + [0] * 8
+    assert config[48:].tolist() == [9] * 6 + [7] * 2 + [0] * 8
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_parts_of_segments_multiply_every_input_once(seed: int) -> None:
+    """One output computed from the packed weights, part by part, equals the sum over all taps."""
+    rng = np.random.default_rng(seed)
+    shape = random_shape(rng)
+    form, (rows, columns) = shape.source, shape.kernel
+    outputs = int(rng.integers((shape.blocks - 1) * CHANNELS + 1, shape.blocks * CHANNELS + 1))
+    weights = rng.integers(-128, 128, (outputs, form.channels, rows, columns)).astype(np.int8)
+    image = rng.integers(0, 256, (form.padded_height, form.padded_width, form.padded_channels)).astype(np.uint8)
+    family, group = DotTiles(isa=machine(TARGET)), best_group(shape, SumRule())
+    packed, config = family.operands(pack_byte_words(weights, 1), shape, group)
+    segments = Segments.of(shape)
+    assert config.tolist() == tile_configuration(group.rows, segments.depth).tolist()
+    tiled = packed.reshape(-1, segments.steps, group.blocks, segments.depth // 4, CHANNELS, 4).astype(np.int64)
+    flat, total = image.ravel().astype(np.int64), np.zeros((len(tiled), group.blocks, CHANNELS), np.int64)
+    for step in range(segments.steps):
+        row, column = divmod(step // segments.parts, segments.per_row)
+        pixel = row * shape.dilations[0] * form.padded_width + column * shape.dilations[1]
+        start = pixel * form.padded_channels + segments.starts[step % segments.parts]
+        part = flat[start : start + segments.depth].reshape(-1, 4)
+        total += np.einsum("gbkci,ki->gbc", tiled[:, step], part)
+    taps = image[:: shape.dilations[0], :: shape.dilations[1]][:rows, :columns, : form.channels].astype(np.int64)
+    expected = np.einsum("ocrs,rsc->o", weights.astype(np.int64), taps)
+    np.testing.assert_array_equal(total.ravel()[:outputs], expected)
+    assert not total.ravel()[outputs:].any()
+
+
+def outputs_of(shape: ConvShape, group: TileGroup) -> list[tuple[int, int]]:
+    """(row, column), after pooling, that groups write; the positions of their tiles lie inside the input."""
+    (height, width), (down, across) = group.extent(shape), group.stride(shape)
+    columns, rows = group.steps(shape)
+    found = []
+    for row in (min(index * down, height - down) for index in range(rows)):
+        for column in (min(index * across, width - across) for index in range(columns)):
+            assert row >= 0 and column >= 0
+            for y in range(row, row + down):
+                for x in range(column, column + across):
+                    place = divmod(x, shape.source.padded_width) if group.flat else (y, x)
+                    if place[1] < shape.out_width // shape.pool[1]:
+                        found.append(place)
+    return found
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_groups_cover_every_output(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    shape, rule = random_shape(rng), SumRule(act_planes=int(rng.integers(1, 4)))
+    expected = {(y, x) for y in range(shape.tile_rows) for x in range(shape.tile_columns)}
+    groups = tile_groups(shape, rule)
+    assert best_group(shape, rule) in groups
+    for group in groups:
+        assert set(outputs_of(shape, group)) == expected
+        assert group.rows <= TILE_ROWS and group.down * group.across * group.blocks <= ACCUMULATORS
+        assert shape.blocks % group.blocks == 0 and group.down % shape.pool[0] == 0
+        assert best_group(shape, rule, group.blocks).blocks == group.blocks
+
+
+def test_blocks_that_no_group_has_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"^no group of tiles has 5 tiles of channels$"):
+        best_group(random_shape(np.random.default_rng(0)), SumRule(), 5)
+
+
+@pytest.mark.parametrize("tiles_and_columns", [(m, n) for m in range(1, 7) for n in range(1, 7)])
+def test_passes_multiply_every_pair_once(tiles_and_columns: tuple[int, int]) -> None:
+    found = []
+    for block in blocks_of(*tiles_and_columns):
+        pairs = [(m, n) for m in block.tiles for n in block.columns]
+        assert len(pairs) <= ACCUMULATORS and (len(block.columns) <= 2 or len(block.tiles) == 1)
+        found += pairs
+    assert sorted(found) == [(m, n) for m in range(tiles_and_columns[0]) for n in range(tiles_and_columns[1])]
+
+
+def layer(rng: np.random.Generator, shape: tuple[int, ...], outputs: int, geometry: Geometry, pool=None) -> Plan:
+    """An 8-bit convolution on an 8-bit image, pooled or not."""
+    builder = PlanBuilder(rng, shape)
+    image = builder.quantized_input(random_uniform(rng))
+    weights = random_int8(rng, (outputs, shape[0], *geometry.kernel))
+    weights = replace(weights, values=np.maximum(weights.values, -127))  # a fused pooling cannot negate -128
+    stages = [random_affine(rng, outputs, 0.01)]
+    if pool:
+        stages.append(MaxPool(kernel=pool, strides=pool, pads=(0, 0, 0, 0)))
+    made = builder.contract(image, weights, geometry, tuple(stages), ((random_quantizer(rng, 2), False, ()),))
+    return builder.finish(*made)
+
+
+LAYERS = {
+    "stem": ((3, 37, 41), 40, Geometry(kernel=(7, 7), strides=(2, 2), pads=(3, 3, 3, 3)), None),
+    "pooled stem": ((3, 24, 40), 32, Geometry(kernel=(3, 3), pads=(1, 1, 1, 1)), (2, 2)),
+    "long rows": ((16, 3, 70), 64, Geometry(kernel=(3, 1), pads=(1, 0, 1, 0)), None),
+    "pooled columns": ((20, 8, 33), 70, Geometry(kernel=(1, 2)), (4, 1)),
+    "pooled rows": ((64, 5, 24), 16, Geometry(kernel=(2, 2), pads=(1, 1, 0, 0), dilations=(1, 2)), (1, 3)),
+    "one pixel": ((200,), 130, Geometry(), None),
+}
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_8_bit_layers_equal_the_reference(kind: str) -> None:
+    shape, outputs, geometry, pool = LAYERS[kind]
+    rng = np.random.default_rng(list(LAYERS).index(kind))
+    plan = layer(rng, shape, outputs, geometry, pool)
+    x = rng.normal(size=(2, *shape)).astype(np.float32)
+    check_equal(plan, compile_plan(plan, TARGET).load(), x)
+
+
+@pytest.mark.parametrize("family", ["dot8", "planes"])
+def test_each_thread_configures_its_tiles(family: str) -> None:
+    rng = np.random.default_rng(7)
+    builder = PlanBuilder(rng, (64, 30, 30))
+    codes = builder.quantized_input(random_quantizer(rng, 2, integer=True))
+    weights = random_low_bit(rng, (96, 64, 3, 3), 2, integer=True)
+    outputs = ((random_quantizer(rng, 2), False, ()),)
+    made = builder.contract(codes, weights, Geometry(kernel=(3, 3)), (random_affine(rng, 96, 0.01),), outputs)
+    plan = builder.finish(*made)
+    compiled = compile_plan(plan, TARGET, {builder.regions[-1].name: family})
+    model = compiled.load()
+    set_threads(2)
+    tiles.counts()
+    check_equal(plan, model, rng.normal(size=(1, 64, 30, 30)).astype(np.float32))
+    if missing(TARGET):
+        counts = tiles.counts()
+        assert counts["multiply"] > 0 and counts["configure"] == counts["release"] > 3
+
+
+def test_tiles_are_configured_released_and_never_spilled() -> None:
+    plan = layer(np.random.default_rng(8), (64, 14, 14), 64, Geometry(kernel=(3, 3), pads=(1, 1, 1, 1)))
+    assembly = compile_plan(plan, TARGET).assembly()
+    configured, released = (len(re.findall(rf"\s{name}\b", assembly)) for name in ("ldtilecfg", "tilerelease"))
+    assert configured == released == 2  # the layer and its kernel of sums
+    loads = re.findall(r"\stileloadd\s+(\S+),\s*%tmm[4-7]\n", assembly)
+    assert len(loads) == len(re.findall(r"\stileloadd\s", assembly)) > 0  # operands alone are loaded
+    assert not any("%rsp" in place for place in loads)
+    assert len(re.findall(r"\stdpbusd\s+%tmm[67], %tmm[45], %tmm[0-3]\n", assembly)) >= 8
+    assert not re.findall(r"\stilestored\s+%tmm[4-7]", assembly)  # sums alone are stored
+
+
+def test_other_processors_refuse_it() -> None:
+    features = set(find("x86-avx512-vpopcntdq").features)
+    variant = {"name": AMX, "requires": list(TARGET.features)}
+    manifest = {"machine": "x86_64", "system": "linux", "target": AMX, "variants": [variant]}
+    message = (
+        r"^artifact for target 'x86-amx': found a CPU without amx-int8, amx-tile, expected them for variant 'x86-amx'; "
+        r"build the model again with a --target that this CPU can run \('lqcompile targets' lists them\)$"
+    )
+    with pytest.raises(ArtifactError, match=message):
+        select_variant(manifest, features, machine="x86_64", system="linux")
+    chosen = select_variant(manifest, TARGET.features, machine="x86_64", system="linux")
+    assert chosen is variant
