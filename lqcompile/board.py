@@ -24,6 +24,7 @@ import tvm_ffi
 from lqcompile import cpu
 from lqcompile.conditions import conditions, emulator
 from lqcompile.errors import DeviceError, LQCompileError
+from lqcompile.kernels import Job, Kernels
 from lqcompile.message import Array, pack, unpack
 from lqcompile.runtime import CompiledModel
 from lqcompile.runtime import load as load_artifact
@@ -50,6 +51,7 @@ class _Session:
         self.models: dict[str, CompiledModel] = {}
         self.peers: dict[str, Any] = {}
         self.stopwatch: Stopwatch | None = None
+        self.kernels: Kernels | None = None
 
 
 _session = _Session()
@@ -219,6 +221,45 @@ def time_layer(arrays: Arrays, *, model: str, layer: str, rounds: int) -> Answer
     _refuse_emulator()
     stopwatch = Stopwatch({layer: _session.models[model].layer_runners(arrays)[layer]})
     return {"median_ms": spread([stopwatch.round()[layer] for _ in range(rounds)]).median_ms}, {}
+
+
+@_offer
+def open_kernels(_arrays: Arrays, *, file: str) -> Answer:
+    """Load the candidate kernels in a file: a message with a library and the memory that it works on."""
+    values, arrays = unpack(_path(file).read_bytes())
+    _session.kernels = Kernels(
+        Job(
+            library=arrays.pop("library").tobytes(),
+            parameters=arrays.pop("parameters"),
+            ports=tuple((dtype, size) for dtype, size in values["ports"]),
+            contents={int(port): content for port, content in arrays.items()},
+            arena_bytes=values["arena_bytes"],
+        )
+    )
+    return {}, {}
+
+
+@_offer
+def run_kernel(_arrays: Arrays, *, step: int, port: int) -> Answer:
+    """Run a candidate kernel; gives what it left in a port."""
+    return {}, {"port": _kernels().run(step, port)}
+
+
+@_offer
+def time_kernels(_arrays: Arrays, *, steps: list[int], rounds: int) -> Answer:
+    """Seconds of one call of each candidate kernel, in each of the rounds.
+
+    Raises:
+        DeviceError: this is an emulator.
+    """
+    _refuse_emulator()
+    return {"seconds": _kernels().times(steps, rounds)}, {}
+
+
+def _kernels() -> Kernels:
+    if _session.kernels is None:
+        raise DeviceError("board: found no kernels, expected 'open_kernels' before")
+    return _session.kernels
 
 
 def _refuse_emulator() -> None:

@@ -27,7 +27,7 @@ from lqcompile.lowering.lower import lower
 from lqcompile.lowering.outputs import describe, describe_sums
 from lqcompile.lowering.program import Program, Tensor
 from lqcompile.schedules.problem import Tile
-from lqcompile.select import measurable, select_kernels
+from lqcompile.select import HERE, Machine, measurable, select_kernels
 from lqcompile.target import Target, expand, find
 
 TOOLS = ("apache-tvm", "apache-tvm-ffi", "onnx", "onnx-ir", "numpy", "ziglang")
@@ -93,6 +93,7 @@ def build(
     target: str,
     output: str | Path,
     select: Selection = "table",
+    measure_on: Machine = HERE,
     strict: bool = False,
     dump_ir: str | Path | None = None,
     progress: Progress | None = None,
@@ -103,8 +104,9 @@ def build(
         model: ONNX file that follows the contract (docs/onnx-contract.md).
         target: name of a target; `lqcompile.target.names` lists them.
         output: the artifact to write; whole or not at all.
-        select: how kernels are chosen: by the cost table, or by measuring all candidates on this machine (for the
-            variants that it can run).
+        select: how kernels are chosen: by the cost table, or by measuring all candidates (for the variants that the
+            machine can run).
+        measure_on: this machine, or a board (`lqcompile.remote_kernels.Board`).
         strict: refuse instead of computing a low-bit layer in float32.
         dump_ir: folder for the plan, the Relax module, the driver and the LLVM code of each variant.
         progress: called with what is being done and the share that is done, 0 to 1.
@@ -116,7 +118,7 @@ def build(
     path, artifact = Path(model), Path(output)
     tell = progress or (lambda _text, _share: None)
     machine = find(target)
-    measured = measurable(machine) if select == "measure" else []
+    measured = measurable(machine, measure_on) if select == "measure" else []
     check_writable(artifact)
     tell("reading the model", 0.0)
     plan = make_plan(load_checked(path))
@@ -127,7 +129,7 @@ def build(
     variants: list[dict[str, Any]] = []
     members: dict[str, bytes] = {}
     targets = expand(machine)
-    choices = _measure(plan, measured, tell)
+    choices = _measure(plan, measured, measure_on, tell)
     begin = MEASURING if measured else 0.0
     # TVM and LLVM generate code outside of Python's lock.
     with ThreadPoolExecutor(max_workers=cpu.logical_cores()) as pool:
@@ -165,7 +167,7 @@ def build(
     )
 
 
-def _measure(plan: Plan, targets: Sequence[Target], tell: Progress) -> dict[str, dict[str, Choice]]:
+def _measure(plan: Plan, targets: Sequence[Target], machine: Machine, tell: Progress) -> dict[str, dict[str, Choice]]:
     """Choices by region name, by target name."""
     choices = {}
     for index, variant in enumerate(targets):
@@ -173,7 +175,7 @@ def _measure(plan: Plan, targets: Sequence[Target], tell: Progress) -> dict[str,
         def move(doing: str, done: float, variant: Target = variant, index: int = index) -> None:
             tell(f"{doing} for {variant.name}", MEASURING * (index + done) / len(targets))
 
-        choices[variant.name] = select_kernels(plan, variant, move)
+        choices[variant.name] = select_kernels(plan, variant, move, machine)
     return choices
 
 

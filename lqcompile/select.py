@@ -1,4 +1,4 @@
-"""Choosing kernels by measurement: every candidate of every distinct contraction is run on this machine.
+"""Choosing kernels by measurement: every candidate of every distinct contraction is run, here or on a board.
 
 A candidate is a kernel family and a register tile. All of them are compiled into one module, each with a kernel that
 stores its integers. They run on random codes of the layer's own formats and with its own weights; those whose integers
@@ -7,25 +7,21 @@ differ from the NumPy reference are never chosen.
 
 from __future__ import annotations
 
-import functools
 import importlib
 import statistics
-import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-import tvm_ffi
-from tvm import runtime
 
 from lqcompile import cpu, layout
 from lqcompile.codegen import compile_driver, link
 from lqcompile.errors import BuildError, TargetError
 from lqcompile.graph.plan import Plan, Value
 from lqcompile.graph.specs import LowBitWeights, Quantizer, UniformQuantizer
+from lqcompile.kernels import Job, Kernels, Steps
 from lqcompile.lowering.choose import Candidate, Choice, serving
 from lqcompile.lowering.driver import lower_program
 from lqcompile.lowering.layers import Layer, layer_tiles, lower_layer
@@ -33,9 +29,8 @@ from lqcompile.lowering.lower import KINDS, contraction_layers
 from lqcompile.lowering.outputs import describe, describe_sums, make_format
 from lqcompile.lowering.program import Program, Step, SumsKernel, Tensor
 from lqcompile.reference import execute_region
-from lqcompile.runtime import aligned, integers, using_threads
+from lqcompile.runtime import integers
 from lqcompile.target import Target, expand
-from lqcompile.timing import Stopwatch
 
 ROUNDS = 15
 """Readings of each candidate; the median counts."""
@@ -56,37 +51,70 @@ class Trial:
     sums: SumsKernel | None
 
 
-def missing_features(target: Target) -> list[str]:
-    """What this machine lacks of a target without variants: its architecture, or CPU features; empty if it can run."""
-    if (cpu.machine(), cpu.system()) != (target.machine, target.system):
+class Machine(Protocol):
+    """Where candidates are run."""
+
+    name: str
+    """For people."""
+
+    def missing(self, target: Target) -> list[str]:
+        """What it lacks of a target without variants: its architecture, or CPU features; empty if it can run."""
+
+    def open(self, job: Job) -> Steps:
+        """Load compiled candidates."""
+
+
+class ThisMachine:
+    """Runs candidates in this process."""
+
+    name = "this machine"
+
+    def missing(self, target: Target) -> list[str]:
+        """What this machine lacks of a target."""
+        return missing_features(target, cpu.machine(), cpu.system(), cpu.cpu_features())
+
+    def open(self, job: Job) -> Steps:
+        """Load compiled candidates."""
+        return Kernels(job)
+
+
+HERE = ThisMachine()
+
+
+def missing_features(target: Target, machine: str, system: str, features: Iterable[str]) -> list[str]:
+    """What a machine lacks of a target without variants: its architecture, or CPU features; empty if it can run."""
+    if (machine, system) != (target.machine, target.system):
         return [f"{target.machine} on {target.system}"]
-    return sorted(cpu.normalise(target.features, target.machine) - cpu.cpu_features())
+    return sorted(cpu.normalise(target.features, target.machine) - cpu.normalise(features, machine))
 
 
-def measurable(target: Target) -> list[Target]:
-    """The variants of a target that this machine can run.
+def measurable(target: Target, machine: Machine = HERE) -> list[Target]:
+    """The variants of a target that a machine can run.
 
     Raises:
         TargetError: it can run none of them.
     """
     variants = expand(target)
-    found = [variant for variant in variants if not missing_features(variant)]
+    found = [variant for variant in variants if not machine.missing(variant)]
     if not found:
-        lacks = ", ".join(missing_features(variants[0]))
+        lacks = ", ".join(machine.missing(variants[0]))
         raise TargetError(
-            f"target {target.name!r}: found a machine that lacks {lacks}, expected one that can run it because of "
-            "--select measure; build on such a machine or with --select table"
+            f"target {target.name!r}: found {machine.name} to lack {lacks}, expected one that can run it because of "
+            "--select measure; build on such a machine, with --rpc to one, or with --select table"
         )
     return found
 
 
-def select_kernels(plan: Plan, target: Target, progress: Progress | None = None) -> dict[str, Choice]:
-    """Times the candidates of every distinct contraction on this machine, on one thread.
+def select_kernels(
+    plan: Plan, target: Target, progress: Progress | None = None, machine: Machine = HERE
+) -> dict[str, Choice]:
+    """Times the candidates of every distinct contraction on a machine, on one thread.
 
     Args:
         plan: of the network.
-        target: without variants, one that this machine can run.
+        target: without variants, one that the machine can run.
         progress: called with what is being done and the share that is done, 0 to 1.
+        machine: to measure on.
 
     Returns:
         The fastest equal candidate by region name; regions with one candidate are left to the cost table.
@@ -104,13 +132,12 @@ def select_kernels(plan: Plan, target: Target, progress: Progress | None = None)
     if not contested:
         return {}
     tell(f"compiling {sum(len(group) for group, _ in contested)} candidate kernels", 0.1)
-    bench = _Bench(plan, [trial for group, _ in contested for trial in group], target)
+    bench = _Bench(plan, [trial for group, _ in contested for trial in group], target, machine)
     choices: dict[str, Choice] = {}
-    with using_threads(1):
-        for index, (group, layers) in enumerate(contested):
-            tell(f"timing {layers[0].region.name}", 0.6 + 0.4 * index / len(contested))
-            choice = _fastest(layers[0].region.name, bench.equal(group), bench.times(group))
-            choices |= {layer.region.name: choice for layer in layers}
+    for index, (group, layers) in enumerate(contested):
+        tell(f"timing {layers[0].region.name}", 0.6 + 0.4 * index / len(contested))
+        choice = _fastest(layers[0].region.name, bench.equal(group), bench.times(group))
+        choices |= {layer.region.name: choice for layer in layers}
     return choices
 
 
@@ -170,9 +197,9 @@ def _with_family(plan: Plan, layer: Layer, family: str, name: str) -> Layer:
 
 
 class _Bench:
-    """Candidates compiled into one module, with memory for all that they read and write."""
+    """Candidates compiled into one module, loaded on a machine."""
 
-    def __init__(self, plan: Plan, trials: Sequence[Trial], target: Target) -> None:
+    def __init__(self, plan: Plan, trials: Sequence[Trial], target: Target, machine: Machine) -> None:
         self.plan = plan
         steps: list[Step] = []
         self.place: dict[str, int] = {}
@@ -192,30 +219,27 @@ class _Bench:
             choices={},
         )
         _, driver = lower_program(program)
-        self.run = _load(link(compile_driver(driver, target)))
+        ports = inputs | outputs
+        self.ports = {key: index for index, key in enumerate(ports)}
         self.values = _samples(plan, trials)
-        self.arrays = {key: _memory(tensor) for key, tensor in (inputs | outputs).items()}
+        contents = {}
         for key, tensor in inputs.items():
             value = plan.values[str(tensor.value)]
-            data = layout.encode(describe(tensor, value, 0), self.values[value.name][0])
-            self.arrays[key].view(np.uint8)[:] = data
-        self.parameters = aligned(len(driver.parameters))
-        self.parameters[:] = np.frombuffer(driver.parameters, np.uint8)
-        self.arena = aligned(driver.arena_bytes)
-        ports = [array.reshape(1, -1) for array in self.arrays.values()]
-        self.ports = [tvm_ffi.from_dlpack(array) for array in (*ports, self.arena, self.parameters)]
-
-    def call(self, step: Step) -> Callable[[], object]:
-        """A call that runs one step."""
-        first = self.place[step.name]
-        return functools.partial(self.run, *self.ports, first, first + 1)
+            contents[self.ports[key]] = layout.encode(describe(tensor, value, 0), self.values[value.name][0])
+        job = Job(
+            library=link(compile_driver(driver, target), target.system),
+            ports=tuple((tensor.dtype, tensor.size) for tensor in ports.values()),
+            contents=contents,
+            arena_bytes=driver.arena_bytes,
+            parameters=np.frombuffer(driver.parameters, np.uint8),
+        )
+        self.steps = machine.open(job)
 
     def times(self, trials: Sequence[Trial]) -> dict[Candidate, float]:
         """Median microseconds of each candidate, timed interleaved."""
-        stopwatch = Stopwatch({trial.step.name: self.call(trial.step) for trial in trials})
-        rounds = [stopwatch.round() for _ in range(ROUNDS)]
+        seconds = self.steps.times([self.place[trial.step.name] for trial in trials], ROUNDS)
         return {
-            trial.candidate: 1e6 * statistics.median(seconds[trial.step.name] for seconds in rounds) for trial in trials
+            trial.candidate: 1e6 * statistics.median(readings) for trial, readings in zip(trials, seconds, strict=True)
         }
 
     def equal(self, trials: Sequence[Trial]) -> set[Candidate]:
@@ -226,8 +250,8 @@ class _Bench:
             if trial.sums is None:
                 found.add(trial.candidate)
                 continue
-            self.call(trial.sums.step)()
-            stored = self.arrays[trial.sums.step.outputs[-1].key]
+            step = trial.sums.step
+            stored = self.steps.run(self.place[step.name], self.ports[step.outputs[-1].key])
             if np.array_equal(integers(stored.view(np.int32), describe_sums(trial.sums)), np.asarray(expected)[0]):
                 found.add(trial.candidate)
         return found
@@ -253,18 +277,6 @@ def _sample(value: Value, rng: np.random.Generator) -> npt.NDArray[Any]:
         limits = np.iinfo(value.quantizer.dtype)
         return rng.integers(limits.min, limits.max + 1, shape).astype(value.quantizer.dtype)
     return rng.normal(size=shape).astype(np.float32)
-
-
-def _memory(tensor: Tensor) -> npt.NDArray[Any]:
-    dtype = np.dtype(tensor.dtype)
-    return aligned(tensor.size * dtype.itemsize).view(dtype)
-
-
-def _load(library: bytes) -> Any:
-    with tempfile.TemporaryDirectory(prefix="lqcompile-") as folder:
-        path = Path(folder) / "candidates.so"
-        path.write_bytes(library)
-        return runtime.load_module(str(path))["run"]
 
 
 def _fastest(name: str, equal: set[Candidate], times: Mapping[Candidate, float]) -> Choice:

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from lqcompile.cli.console import JsonOption, in_kilobytes, print_json, print_table, print_text, progress_bar
+from lqcompile.cli.reaching import DEFAULT_TIMEOUT, KeyOption, RpcOption, TimeoutOption, TrackerOption, board
+
+if TYPE_CHECKING:
+    from lqcompile.device import Device
+    from lqcompile.remote_kernels import Board
 
 EXAMPLE = "Example: lqcompile build model.onnx --target x86 -o model.tar"
 
@@ -28,33 +33,56 @@ def build(
     select: Annotated[
         Literal["table", "measure"],
         typer.Option(
-            help="How kernels are chosen: by the cost table of the target, or by timing all candidates on this machine."
+            help="How kernels are chosen: by the cost table of the target, or by timing all candidates: on this "
+            "machine, or with --rpc or --tracker on a board."
         ),
     ] = "table",
     strict: Annotated[bool, typer.Option("--strict", help="Fail where a low-bit layer falls back to float.")] = False,
     dump_ir: Annotated[
         Path | None, typer.Option("--dump-ir", metavar="DIR", help="Write the program after each phase.")
     ] = None,
+    rpc: RpcOption = None,
+    tracker: TrackerOption = None,
+    key: KeyOption = "",
+    timeout: TimeoutOption = DEFAULT_TIMEOUT,
     json_output: JsonOption = False,
 ) -> None:
     """Compile an ONNX model into one artifact file."""
     from lqcompile.build import build as build_model
-    from lqcompile.errors import BuildError
+    from lqcompile.errors import BuildError, InputError
 
     path = output or model.with_suffix(".tar")
     if path.resolve() == model.resolve():
         raise BuildError(f"output '{path}': found the model itself, expected another name; choose one with --output")
-    with progress_bar(f"Building {model.name}") as move:
+    if (rpc is not None or tracker is not None) and select != "measure":
+        raise InputError("build: found a board without --select measure, expected both; a build needs no board else")
+    with progress_bar(f"Building {model.name}") as move, board(rpc, tracker, key, timeout, move) as device:
+        measure_on = {} if device is None else {"measure_on": _board_to_measure_on(device)}
         report = build_model(
-            model, target=target, output=path, select=select, strict=strict, dump_ir=dump_ir, progress=move
+            model,
+            target=target,
+            output=path,
+            select=select,
+            strict=strict,
+            dump_ir=dump_ir,
+            progress=move,
+            **measure_on,
         ).to_json()
     if json_output:
         print_json(report)
     else:
-        show_build(report)
+        show_build(report, "this machine" if device is None else str(device))
 
 
-def show_build(report: dict[str, Any]) -> None:
+def _board_to_measure_on(device: Device) -> Board:
+    from lqcompile.board_bench import refuse_emulator
+    from lqcompile.remote_kernels import Board
+
+    refuse_emulator(device)
+    return Board(device)
+
+
+def show_build(report: dict[str, Any], measured_on: str = "this machine") -> None:
     """Print a build report: which kernel each layer got and why, and the sizes."""
     print_layers(f"{report['artifact']} for {report['target']}", report["layers"])
     low_bit = [layer for layer in report["layers"] if layer["weight_bits"] < 32]
@@ -67,7 +95,7 @@ def show_build(report: dict[str, Any]) -> None:
     table = [name for name in report["variants"] if name not in report["measured"]]
     if report["measured"] and table:
         print_text(
-            f"Measured on this machine: {', '.join(report['measured'])}. By the cost table, because this machine "
+            f"Measured on {measured_on}: {', '.join(report['measured'])}. By the cost table, because {measured_on} "
             f"cannot run them: {', '.join(table)}"
         )
     size = report["bytes"]

@@ -1,0 +1,57 @@
+"""Candidate kernels run on a board, for ``build --select measure``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lqcompile.device import Device
+from lqcompile.kernels import Job, Steps
+from lqcompile.message import pack
+from lqcompile.select import missing_features
+from lqcompile.target import Target
+
+
+class Board:
+    """Runs candidates on a board; a `lqcompile.select.Machine`."""
+
+    def __init__(self, device: Device) -> None:
+        self.name = str(device)
+        self._device = device
+
+    def missing(self, target: Target) -> list[str]:
+        """What the board lacks of a target."""
+        info = self._device.info
+        return missing_features(target, info["machine"], info["system"], info["features"])
+
+    def open(self, job: Job) -> Steps:
+        """Upload compiled candidates and load them.
+
+        Raises:
+            DeviceError: the board does not take them.
+        """
+        arrays: dict[str, npt.NDArray[Any]] = {str(port): content for port, content in job.contents.items()}
+        arrays |= {"library": np.frombuffer(job.library, np.uint8), "parameters": job.parameters}
+        self._device.upload("kernels", pack({"ports": job.ports, "arena_bytes": job.arena_bytes}, arrays))
+        self._device.call("open_kernels", {"file": "kernels"})
+        return _Steps(self._device)
+
+
+class _Steps:
+    """A job that is loaded on a board."""
+
+    def __init__(self, device: Device) -> None:
+        self._device = device
+
+    def run(self, step: int, port: int) -> npt.NDArray[Any]:
+        """Run a step; gives what it left in a port."""
+        return self._device.call("run_kernel", {"step": step, "port": port})[1]["port"]
+
+    def times(self, steps: Sequence[int], rounds: int) -> list[list[float]]:
+        """Seconds of one call of each step, in each of the rounds, interleaved: [steps][rounds]."""
+        answer, _ = self._device.call("time_kernels", {"steps": list(steps), "rounds": rounds})
+        seconds: list[list[float]] = answer["seconds"]
+        return seconds
