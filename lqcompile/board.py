@@ -96,7 +96,7 @@ def info(_arrays: Arrays) -> Answer:
         "system": cpu.system(),
         "cpu": cpu.cpu_name(),
         "features": sorted(cpu.cpu_features()),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": cpu.cores(),
         "emulator": emulator(machine),
         "python": ".".join(map(str, sys.version_info[:3])),
         "versions": {name: version for name, version in versions.items() if version is not None},
