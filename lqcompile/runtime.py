@@ -76,11 +76,32 @@ class CompiledModel:
         Raises:
             InputError: an input has a wrong name, shape or dtype.
         """
+        call, results = self.bind(inputs)
+        call()
+        return results
+
+    def bind(self, inputs: Mapping[str, Array]) -> tuple[Callable[[], None], dict[str, Array]]:
+        """A call on fixed memory, for the shortest way in and out: it checks, allocates and copies nothing.
+
+        Example:
+            >>> call, outputs = model.bind({"x": images})  # doctest: +SKIP
+            >>> images[...] = next_images  # doctest: +SKIP
+            >>> call()  # and outputs holds the new results  # doctest: +SKIP
+
+        Args:
+            inputs: name to float32[N, *shape]; contiguous arrays are read where they are, others are copied now.
+
+        Returns:
+            The call, and name to float32[N, *shape], which every call overwrites.
+
+        Raises:
+            InputError: an input has a wrong name, shape or dtype.
+        """
         arrays = check_inputs(self.inputs, inputs)
         count = len(next(iter(arrays.values())))
-        results = [np.empty((count, *port.shape), np.float32) for port in self.outputs]
-        self._call([np.ascontiguousarray(array) for array in arrays.values()], results, 0, self.variant["steps"])
-        return {port.name: result for port, result in zip(self.outputs, results, strict=True)}
+        results = {port.name: np.empty((count, *port.shape), np.float32) for port in self.outputs}
+        ports = _ports([*(np.ascontiguousarray(array) for array in arrays.values()), *results.values()])
+        return functools.partial(self._run, *ports, *self._memory, 0, self.variant["steps"]), results
 
     def layer_runners(self, inputs: Mapping[str, Array]) -> dict[str, Callable[[], None]]:
         """Calls that run one region each on the first sample, for timing.
@@ -88,8 +109,7 @@ class CompiledModel:
         They work on what the regions before left in the arena: take them in order, each as often as wanted.
         """
         arrays = [np.ascontiguousarray(array[:1]) for array in check_inputs(self.inputs, inputs).values()]
-        results = [np.empty((1, *port.shape), np.float32) for port in self.outputs]
-        ports = [tvm_ffi.from_dlpack(array.reshape(1, -1)) for array in (*arrays, *results)]
+        ports = _ports([*arrays, *(np.empty((1, *port.shape), np.float32) for port in self.outputs)])
         return {
             name: functools.partial(self._run, *ports, *self._memory, region["first"], region["last"])
             for name, region in self._regions.items()
@@ -111,7 +131,7 @@ class CompiledModel:
         outputs = [np.empty((1, *port.shape), np.float32) for port in self.outputs]
         for sample in range(count):
             inputs = self._place(region, values, sample)
-            self._call(inputs, outputs, region["first"], region["last"])
+            self._run(*_ports([*inputs, *outputs]), *self._memory, region["first"], region["last"])
             for value, collected in results.items():
                 collected.append(self._read(value))
         return {value: np.stack(collected) for value, collected in results.items()}
@@ -165,10 +185,6 @@ class CompiledModel:
                 )
         # A view into the arena, which the next sample overwrites, where the layout is that of the logical array.
         return arrays[0].copy()
-
-    def _call(self, inputs: list[Array], outputs: list[Array], first: int, last: int) -> None:
-        ports = [array.reshape(len(array), -1) for array in (*inputs, *outputs)]
-        self._run(*(tvm_ffi.from_dlpack(array) for array in ports), *self._memory, first, last)
 
 
 def load(path: str | Path, *, threads: int | None = None) -> CompiledModel:
@@ -252,6 +268,11 @@ def integers(stored: npt.NDArray[np.int32], entry: Mapping[str, Any]) -> npt.NDA
         return total
     weight_bits, act_bits = entry["bits"]
     return sums[0, 0] if entry["single"] else sums[:weight_bits, :act_bits]
+
+
+def _ports(arrays: list[Array]) -> list[Any]:
+    """Contiguous arrays[N, ...] as the entry point takes them, [N, elements]; they keep the memory alive."""
+    return [tvm_ffi.from_dlpack(array.reshape(len(array), -1)) for array in arrays]
 
 
 def _port(entry: dict[str, Any]) -> Port:

@@ -51,6 +51,21 @@ def test_a_batch_is_its_samples(network: CompiledModel, artifact: tuple[Path, on
     assert len({array.tobytes() for array in next(iter(together.values()))}) == 5
 
 
+def test_a_bound_call_reads_and_writes_the_same_memory(
+    network: CompiledModel, artifact: tuple[Path, onnx.ModelProto]
+) -> None:
+    rng = np.random.default_rng(9)
+    first, second = (random_input(rng, artifact[1], batch=2) for _ in range(2))
+    memory = {name: array.copy() for name, array in first.items()}
+    call, outputs = network.bind(memory)
+    for feeds in (first, second):
+        for name, array in feeds.items():
+            memory[name][...] = array
+        call()
+        for name, array in network.run(feeds).items():
+            np.testing.assert_array_equal(outputs[name], array)
+
+
 def test_threads_do_not_change_the_result(artifact: tuple[Path, onnx.ModelProto]) -> None:
     feeds = random_input(np.random.default_rng(2), artifact[1], batch=3)
     results = [load(artifact[0], threads=count).run(feeds) for count in (1, 2, 1)]
