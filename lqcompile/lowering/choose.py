@@ -5,9 +5,9 @@ The cost table holds what each family sustains on each instruction set: medians 
 ``x86-avx512-vpopcntdq`` is 80 % and 75 % of the port bounds (341 and 128 per cycle), for want of a machine; that of
 ``x86-avx-vnni`` likewise (96 and 64). That of ``x86-amx`` is the ratio to popcount that a forerunner of the kernels had
 on Sapphire Rapids, geometric mean of six layers, for full tiles; a plane pair costs as much as an 8-bit product.
-Rows of ARM targets are models, not measurements: multiply-accumulates per cycle that llvm-mca gives the inner loops of a
-3x3 layer of 128 channels (on the in-order Cortex-A53 their port bound; for Apple M1 twice the row of Neoverse N1, for its
-four NEON pipes; for 32-bit ARM instructions counted on the 64-bit unit of Cortex-A7).
+Rows of ARM targets are a model, not measurements: whole kernels of a 3x3 layer of 256 channels at 14x14, in
+multiply-accumulates per cycle, by ``benchmarks/arm_model.py``. Cortex-A72 stands for ARMv8-A, Neoverse N1 for those
+with dot products, V1 for those with matrix products, twice N1 for Apple M1.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ RATES = {
     "x86-avx512-vnni": {"popcount": 400.0, "dot8": 236.0},
     "x86-avx512-vpopcntdq": {"popcount": 273.0, "dot8": 96.0},
     "x86-amx": {"popcount": 273.0, "dot8": 396.0, "planes": 396.0},
-    "arm-neon": {"popcount": 77.0, "dot8": 8.0},
-    "arm-dotprod": {"popcount": 79.0, "dot8": 30.0},
-    "arm-i8mm": {"popcount": 154.0, "dot8": 113.0},
-    "raspberry-pi-3": {"popcount": 43.0, "dot8": 4.7},
-    "raspberry-pi-4": {"popcount": 77.0, "dot8": 8.0},
-    "raspberry-pi-5": {"popcount": 79.0, "dot8": 30.0},
-    "neoverse-n1": {"popcount": 79.0, "dot8": 30.0},
-    "neoverse-v1": {"popcount": 154.0, "dot8": 113.0},
-    "apple-m1": {"popcount": 158.0, "dot8": 60.0},
+    "arm-neon": {"popcount": 70.0, "dot8": 7.9},
+    "arm-dotprod": {"popcount": 76.0, "dot8": 27.0},
+    "arm-i8mm": {"popcount": 153.0, "dot8": 96.0},
+    "raspberry-pi-3": {"popcount": 41.0, "dot8": 4.7},
+    "raspberry-pi-4": {"popcount": 70.0, "dot8": 7.9},
+    "raspberry-pi-5": {"popcount": 76.0, "dot8": 27.0},
+    "neoverse-n1": {"popcount": 76.0, "dot8": 27.0},
+    "neoverse-v1": {"popcount": 153.0, "dot8": 96.0},
+    "apple-m1": {"popcount": 152.0, "dot8": 54.0},
     "armv7": {"popcount": 20.0, "dot8": 2.0},
 }
 """Multiply-accumulates: of one plane pair (popcount, lut, planes), of one 8-bit product (dot8).
