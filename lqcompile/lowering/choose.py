@@ -7,7 +7,8 @@ The cost table holds what each family sustains on each instruction set: medians 
 on Sapphire Rapids, geometric mean of six layers, for full tiles; a plane pair costs as much as an 8-bit product.
 Rows of ARM targets are a model, not measurements: whole kernels of a 3x3 layer of 256 channels at 14x14, in
 multiply-accumulates per cycle, by ``benchmarks/arm_model.py``. Cortex-A72 stands for ARMv8-A, Neoverse N1 for those
-with dot products, V1 for those with matrix products, twice N1 for Apple M1.
+with dot products, V1 for those with matrix products, twice N1 for Apple M1 with its four NEON pipes; for 32-bit ARM,
+instructions counted on the 64-bit unit of Cortex-A7.
 """
 
 from __future__ import annotations
