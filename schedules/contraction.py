@@ -20,12 +20,13 @@ from .combine import combine
 from .epilogue import Emitter, Epilogue, fill_halo
 from .isa import Expr, Isa, broadcast, element_bits, load, registers, vector, zero, zeros
 from .problem import (
-    PARALLEL_MIN_STEPS,
+    PARALLEL_MIN_US,
     ConvShape,
     Family,
     SumRule,
     Tile,
     basis_dtype,
+    estimated_us,
     output_shapes,
     parameter_shapes,
 )
@@ -88,12 +89,10 @@ class ContractionBuilder:
         window = shape.pool[0] * shape.pool[1]
         self.pixels = tile.pixels * window
         self.pairs = shape.weight_planes * rule.act_planes
-        taps = shape.kernel[0] * shape.kernel[1] * shape.words
         self.split = family.channels // isa.lanes
         self.vectors = tile.blocks * self.split
         self.tasks = -(-shape.blocks // self.vectors) * shape.tile_rows
-        steps = taps * self.pairs * shape.out_height * shape.out_width * shape.blocks
-        self.parallel = parallel and self.tasks > 1 and steps >= PARALLEL_MIN_STEPS
+        self.parallel = parallel and self.tasks > 1 and self.estimated_us() >= PARALLEL_MIN_US
 
     def build(self) -> Any:
         """The PrimFunc."""
@@ -136,6 +135,14 @@ class ContractionBuilder:
             with loop(0, self.tasks) as index:
                 self.task(index)
         return builder.get()
+
+    def estimated_us(self) -> float:
+        """Rough time on one core."""
+        shape = self.shape
+        taps = shape.kernel[0] * shape.kernel[1] * shape.words
+        pixels = shape.out_height * shape.out_width
+        steps = taps * self.pairs * pixels * -(-shape.blocks // self.split)
+        return estimated_us(steps, self.family.cycles, shape.tile_rows * shape.tile_columns * shape.blocks)
 
     def weight_size(self) -> int:
         """Elements of the packed weights."""

@@ -20,7 +20,7 @@ from tvm.script.ir_builder import tirx as T
 from .contraction import ContractionBuilder, tile_weights
 from .epilogue import Epilogue
 from .isa import STACK, Expr, Isa, broadcast, constant, load, store, vector, zeros
-from .problem import ConvShape, SumRule, Tile
+from .problem import ConvShape, SumRule, Tile, estimated_us
 from .words import FloatFma, Words
 
 WORD = 32
@@ -66,6 +66,11 @@ class Packed(Words):
             return 0
         return shape.kernel[0] * shape.kernel[1] * shape.words * self.look_ups(WORD) * self.isa.lanes
 
+    @property
+    def word_cycles(self) -> float:
+        """Cycles of a packed word: three instructions for a look-up, four for a flipped sign, two in a cycle."""
+        return 1.5 * self.look_ups(WORD) if self.group else 2.0 * WORD
+
     def look_ups(self, channels: int) -> int:
         """Look-ups for a word of `channels` activations."""
         return -(-channels // self.group)
@@ -101,6 +106,12 @@ class SignedSums(ContractionBuilder):
     """One output pixel: sums of activations with the signs of the weights' bits."""
 
     family: Any
+
+    def estimated_us(self) -> float:
+        """Rough time on one core."""
+        shape = self.shape
+        words = shape.kernel[0] * shape.kernel[1] * shape.words * shape.weight_planes * shape.blocks
+        return estimated_us(words, self.family.word_cycles, shape.blocks)
 
     def basis_rows(self) -> int:
         """A row for each plane, and one for the offset."""

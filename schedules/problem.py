@@ -13,6 +13,15 @@ from .epilogue import Epilogue
 from .formats import Format
 from .isa import Expr, Isa
 
+PARALLEL_MIN_US = 10.0
+"""Estimated time under which a contraction runs serially; starting threads takes 2 to 4 (benchmarks/threads.py)."""
+
+CLOCK_GHZ = 3.0
+"""Of the estimates."""
+
+EPILOGUE_CYCLES = 30.0
+"""Of one vector through an epilogue, roughly."""
+
 PARALLEL_MIN_STEPS = 1 << 15
 """Vector steps under which a layer runs serially: about 10 microseconds, what starting the threads costs."""
 
@@ -186,6 +195,11 @@ class SumRule:
     weight_basis: int = 1
     weighted: bool = True
     signed_planes: int = 0
+
+
+def estimated_us(steps: float, cycles: float, vectors: float) -> float:
+    """Rough time of a kernel on one core: `steps` of `cycles` each, then `vectors` of outputs through the epilogue."""
+    return (steps * cycles + vectors * EPILOGUE_CYCLES) / (1e3 * CLOCK_GHZ)
 
 
 def workspace_size(shape: ConvShape, rule: SumRule) -> int:
