@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,8 @@ from .problem import ConvShape, SumRule, Tile, workspace_size
 class Words:
     """What families have in common: one weight vector per word of four bytes, counters that never overflow.
 
-    `cycles` is what one step takes on the arithmetic ports.
+    `cycles` is what one step takes on the arithmetic ports, `latency` the cycles from one step of an accumulator to
+    the next, `instructions` those of a step and `operand_instructions` those of an activation operand.
     """
 
     isa: Isa
@@ -30,6 +31,9 @@ class Words:
     vectors: int = 1
     flush_steps: int = 0
     word_elements: int = 4
+    latency: float = 5.0
+    instructions: int = 2
+    operand_instructions: int = 1
     carry_save: bool = False
     total: str = "int32"
     table_size: int = 0
@@ -56,8 +60,8 @@ class Words:
         packed = tile_weights(words, blocks, tile.blocks, self.channels)
         return (packed, self.table()) if self.table_size else (packed,)
 
-    def with_run(self, run: int) -> Words:  # noqa: ARG002
-        """The family for integers of which `run` words can be summed in 16 bits; most need no such proof."""
+    def with_run(self, run: Callable[[], int]) -> Words:  # noqa: ARG002
+        """The family for integers of which ``run()`` words can be summed in 16 bits; most need no such proof."""
         return self
 
     @property

@@ -7,7 +7,7 @@ added up without saturation; `with_run` takes the family for that.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -32,11 +32,12 @@ class DotPairs(Words):
     instructions: int = 4
     operand_instructions: int = 3
 
-    def with_run(self, run: int) -> Words:
-        """Byte multiplies, summed `run` at a time in 16 bits; 0: they would saturate."""
-        if run == 0:
+    def with_run(self, run: Callable[[], int]) -> Words:
+        """Byte multiplies, summed ``run()`` at a time in 16 bits; 0: they would saturate."""
+        steps = run()
+        if steps == 0:
             return self
-        return DotBytes(isa=self.isa, flush_steps=run) if run > 1 else DotBytesWide(isa=self.isa)
+        return DotBytes(isa=self.isa, flush_steps=steps) if steps > 1 else DotBytesWide(isa=self.isa)
 
     def activation(self, source: Any, index: Expr) -> list[Expr]:
         """Channels 0, 2 and channels 1, 3 of one pixel as 16-bit pairs, in every lane."""

@@ -257,9 +257,13 @@ class _Lowering:
                 self.family = self.schedule.family(self.isa, "rows")
                 return SumRule(act_integers=(1,), weighted=False), pack.pack_row_words(flipped), np.empty(0)
             largest = int(quantizer.basis.sum()) if isinstance(quantizer, Quantizer) else LARGEST_CODE
-            run = pack.sixteen_bit_run(flipped, largest)
-            # A window of words starts anywhere, so what is proven for longer runs does not hold for grouped layers.
-            self.family = self.family.with_run(run if operation.geometry.group == 1 else min(run, 1))
+
+            def run() -> int:
+                # A window of words starts anywhere: what is proven for longer runs does not hold for grouped layers.
+                found = pack.sixteen_bit_run(flipped, largest)
+                return found if operation.geometry.group == 1 else min(found, 1)
+
+            self.family = self.family.with_run(run)
             return (
                 SumRule(act_integers=(1,), weighted=False),
                 pack.pack_byte_words(flipped, self.family.vectors),

@@ -137,12 +137,12 @@ def sixteen_bit_run(values: npt.NDArray[np.int8], largest: int) -> int:
     Returns:
         Words of a row of taps if their sums fit, else a number that divides the words of a tap; 0: not even one fits.
     """
-    moved = np.moveaxis(values, 1, -1).astype(np.int32)
+    moved = np.moveaxis(values, 1, -1).astype(np.int16)
     padded = np.pad(moved, [(0, 0)] * 3 + [(0, -moved.shape[-1] % 4)])
     pairs = padded.reshape(*moved.shape[:3], -1, 2, 2)
     words = pairs.shape[3]
     limit = np.iinfo(np.int16).max // max(largest, 1)
-    signs = [np.maximum(pairs, 0).sum(axis=-1), np.maximum(-pairs, 0).sum(axis=-1)]
+    signs = [np.maximum(side[..., 0], 0) + np.maximum(side[..., 1], 0) for side in (pairs, -pairs)]
     if all(sums.sum(axis=(2, 3)).max() <= limit for sums in signs):
         return int(moved.shape[2] * words)
     for run in range(words, 0, -1):
