@@ -148,6 +148,18 @@ class Family(Protocol):
         """Arithmetic-port cycles of one step."""
 
     @property
+    def latency(self) -> float:
+        """Cycles from one step of an accumulator to the next."""
+
+    @property
+    def instructions(self) -> int:
+        """Instructions of one step."""
+
+    @property
+    def operand_instructions(self) -> int:
+        """Instructions of the operands of an activation."""
+
+    @property
     def carry_save(self) -> bool:
         """Whether words are summed bitwise (`CarrySave`) before they are counted."""
 

@@ -125,7 +125,7 @@ def tile(
             step = max(work * kind.cycles, loads, stream, issue / ISSUE, kind.latency)
             waste = -(-columns // pixels) * pixels / columns
             # Of two that are as fast, the one that reads less.
-            cost = (round(step * waste / work, 3), max(loads, stream) / work)
+            cost = (round(step * waste / work, 3), loads / work, stream / work)
             if best is None or cost < best[0]:
                 best = (cost, Tile(pixels=pixels, blocks=count))
     if best is None:

@@ -38,7 +38,10 @@ class Lookup(Words):
     vectors: int = 2
     flush_steps: int = 31
     word_elements: int = 1
-    cycles: float = 1.0
+    cycles: float = 1.25
+    latency: float = 2.0
+    instructions: int = 4
+    operand_instructions: int = 4
     total: str = "uint16"
     table_size: int = 256 * ROW_BYTES
 
