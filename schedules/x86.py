@@ -110,7 +110,7 @@ def tile(
     columns = shape.tile_columns
     taps = shape.kernel[0] * shape.kernel[1] * shape.words
     vectors = -(-shape.blocks * isa.lanes // kind.channels)
-    best: tuple[tuple[float, float], Tile] | None = None
+    best: tuple[tuple[float, ...], Tile] | None = None
     for count in (8, 4, 2, 1) if blocks is None else (blocks,):
         if vectors % count or (count > budget and count > 1 and blocks is None):
             continue
