@@ -48,6 +48,7 @@ class BoardReport:
         variant: of the artifact that ran.
         times: of each contestant, `MAIN` first.
         layers_ms: region name to the median of its time, alone.
+        kernels: region name to its kernel family, of those that have one.
         after: state of the board after.
         settled: whether all medians are as certain as was asked for.
         seconds: that the measurement took.
@@ -59,6 +60,7 @@ class BoardReport:
     variant: str
     times: Mapping[str, Spread]
     layers_ms: Mapping[str, float]
+    kernels: Mapping[str, str]
     after: Mapping[str, Any]
     settled: bool
     seconds: float
@@ -79,7 +81,10 @@ class BoardReport:
                 for name, found in self.times.items()
                 if name != MAIN
             },
-            "layers": dict(self.layers_ms),
+            "layers": [
+                {"name": name, "kernel": self.kernels.get(name), "median_ms": time}
+                for name, time in self.layers_ms.items()
+            ],
             "settled": self.settled,
             "seconds": round(self.seconds, 3),
             "cpu": self.device["cpu"],
@@ -206,6 +211,7 @@ def bench_on_board(
         variant=model.variant["name"],
         times=times,
         layers_ms=layers,
+        kernels={layer["name"]: layer["kernel"] for layer in model.variant["layers"]},
         after=after,
         settled=settled,
         seconds=passed,

@@ -83,8 +83,11 @@ def test_a_report_with_all_peers(network, tmp_path):
     assert set(found["against"]) == set(BOARD_PEERS)
     assert found["variant"] == TARGET
     assert (found["batch"], found["threads"]) == (2, 1)
-    assert set(found["layers"]) == {region["name"] for region in load(folder / "model.tar").variant["regions"]}
-    assert all(time > 0 for time in found["layers"].values())
+    variant = load(folder / "model.tar").variant
+    assert [layer["name"] for layer in found["layers"]] == [region["name"] for region in variant["regions"]]
+    assert all(layer["median_ms"] > 0 for layer in found["layers"])
+    kernels = {layer["name"]: layer["kernel"] for layer in found["layers"] if layer["kernel"] is not None}
+    assert kernels == {layer["name"]: layer["kernel"] for layer in variant["layers"]}
     for entry in (found, *found["against"].values()):
         assert 0 < entry["p10_ms"] <= entry["median_ms"] <= entry["p90_ms"] <= entry["p99_ms"]
         assert entry["readings"] == found["readings"] >= 3

@@ -100,11 +100,14 @@ def show_board(report: dict[str, Any], device: str) -> None:
         ("", "median ms", "p10", "p90", "p99", "drift", "times as long"),
         rows,
     )
-    total = sum(report["layers"].values())
+    total = sum(layer["median_ms"] for layer in report["layers"])
     print_table(
         f"Layers, each alone; code for {report['variant']}",
-        ("layer", "median ms", "share"),
-        [(name, f"{time:.3f}", in_percent(time / total)) for name, time in report["layers"].items()],
+        ("layer", "kernel", "median ms", "share"),
+        [
+            (layer["name"], layer["kernel"] or "", f"{layer['median_ms']:.3f}", in_percent(layer["median_ms"] / total))
+            for layer in report["layers"]
+        ],
     )
     timed = (report, *report["against"].values())
     worst = max(entry["uncertainty"] for entry in timed)
