@@ -68,9 +68,12 @@ class Dot8(Words):
         return sorted(costs, key=costs.__getitem__)
 
     def _registers(self, shape: ConvShape, pixels: int, blocks: int) -> int:
-        """Registers that a pass over `pixels` holds: accumulators, activations, two of weights, a constant."""
+        """Registers that a pass over `pixels` holds: accumulators, activations, weights, a constant.
+
+        SMULL also holds products, which LLVM moves to the front, most of all for in-order processors.
+        """
         products = self.products(shape)
-        held = {Dot: pixels, Matrix: 2 * -(-pixels // 2), Widening: 4 * pixels}[type(products)]
+        held = {Dot: pixels, Matrix: 2 * -(-pixels // 2), Widening: 4 * pixels + 6 * blocks}[type(products)]
         return products.accumulators(pixels) * blocks + held + (3 if isinstance(products, Dot) else 2)
 
     def _cost(self, shape: ConvShape, tile: Tile, pixels: int) -> float:
