@@ -1,8 +1,9 @@
 """ARM processors: which kernel families a target has, and their register tiles.
 
 A family is one class: `Words` or `BitWords` (words.py) with `activation` (what a word of the input becomes), `step`
-(one word into an accumulator) and, where accumulators are narrow, `flush`. arm_popcount.py and arm_dot8.py hold those
-of ARM; `popcount` and `dot8` say which one a machine gets, by what `Neon` (neon.py) knows of it.
+(one word into an accumulator) and, where accumulators are narrow, `flush`; or with a loop nest of its own. Those of ARM
+are in arm_popcount.py, arm_dot8.py and arm_float.py; `popcount` and `dot8` say which one a machine gets, by what `Neon`
+(neon.py) knows of it.
 """
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ from typing import Any
 from lqcompile.target import Target
 
 from .arm_dot8 import Dot8
+from .arm_float import FloatLanes
 from .arm_popcount import Popcount, popcount_tile
 from .formats import Kind
 from .neon import Neon
 from .packed import Packed
 from .problem import ConvShape, Family, SumRule, Tile
-from .words import FloatFma
 
 
 def machine(target: Target) -> Neon:
@@ -51,7 +52,7 @@ def family(isa: Neon, name: str) -> Any:
     makers: dict[str, Callable[[Neon], Any]] = {
         "popcount": popcount,
         "dot8": dot8,
-        "float": lambda machine: FloatFma(isa=machine),
+        "float": lambda machine: FloatLanes(isa=machine),
         "packed": lambda machine: Packed(isa=machine),
     }
     return makers[name](isa)

@@ -43,6 +43,11 @@ class Popcount(BitWords):
 
     isa: Neon
 
+    @property
+    def windowed(self) -> bool:
+        """Its loop nest reads the words that the template would."""
+        return True
+
     def step(self, accumulator: Expr, activation: Sequence[Expr], weight: Sequence[Expr]) -> Expr:
         """Adds ``popcount(weight & activation)``."""
         counts = T.popcount(T.reinterpret("uint8x64", weight[0] & activation[0]))
