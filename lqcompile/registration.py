@@ -93,7 +93,10 @@ class Registration:
         """Whether the tracker has no match key of this board that a host can be waiting to use."""
         if not self.match_keys:
             return True
-        handed_out = self.match_keys[-1] not in self._ask([base.TrackerCode.GET_PENDING_MATCHKEYS])
+        pending = self._ask([base.TrackerCode.GET_PENDING_MATCHKEYS])
+        if not isinstance(pending, list):
+            raise ValueError(f"found {pending!r:.40} for a list of keys; what answers there is not a tracker")
+        handed_out = self.match_keys[-1] not in pending
         self._unused_periods = self._unused_periods + 1 if handed_out else 0
         return self._unused_periods > _UNUSED_PERIODS
 

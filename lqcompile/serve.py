@@ -66,6 +66,7 @@ class Ready(enum.Enum):
 
     ITEM = enum.auto()
     DEADLINE = enum.auto()
+    LEFT = enum.auto()
     STOP = enum.auto()
 
 
@@ -82,7 +83,7 @@ class _Server:
         self.registration, self.log = registration, log
 
     def run(self) -> None:
-        while self._wait_for(self.listener, free=True) is not Ready.STOP:
+        while self._wait_for(self.listener) is not Ready.STOP:
             connection, peer = self.listener.accept()
             name = f"{peer[0]}:{peer[1]}"
             keys = [self.key] if self.registration is None else self.registration.match_keys
@@ -104,22 +105,25 @@ class _Server:
         with _work_folder() as folder:
             process = session.start(client, folder, sockets)
             try:
-                ready = self._wait_for(process.sentinel, free=False, deadline=deadline)
-                if ready is Ready.ITEM:
-                    process.join()
-                    return _how_it_ended(process)
+                ready = self._wait_for(process.sentinel, client=client, deadline=deadline)
                 if ready is Ready.DEADLINE:
                     session.refuse_more_time(client)
-                    return f"took longer than its {client.limit_s:g} s and was ended"
-                return "was stopped with the server"
             finally:
                 session.stop(process)
+        if ready is Ready.DEADLINE:
+            return f"took longer than its {client.limit_s:g} s and was ended"
+        if ready is Ready.LEFT:
+            return "was left by its host and ended"
+        return "was stopped with the server" if ready is Ready.STOP else _how_it_ended(process)
 
-    def _wait_for(self, item: socket.socket | int, *, free: bool, deadline: float | None = None) -> Ready:
-        """Wait until something is ready, and keep the board registered meanwhile."""
+    def _wait_for(
+        self, item: socket.socket | int, *, client: session.Client | None = None, deadline: float | None = None
+    ) -> Ready:
+        """Wait until something is ready, and keep the board registered meanwhile: as free where there is no client."""
+        times_gone = 0
         while True:
             if self.registration is not None:
-                self.registration.keep(free=free)
+                self.registration.keep(free=client is None)
             left = PERIOD_S if deadline is None else min(PERIOD_S, deadline - time.monotonic())
             ready = wait([item, self.stopped], max(left, 0.0))
             if self.stopped in ready:
@@ -128,12 +132,18 @@ class _Server:
                 return Ready.ITEM
             if deadline is not None and time.monotonic() >= deadline:
                 return Ready.DEADLINE
+            # A session ends by itself when its host leaves, but for one that is in a kernel that does not return.
+            times_gone = times_gone + 1 if client is not None and session.is_gone(client) else 0
+            if times_gone > 1:
+                return Ready.LEFT
 
 
 def _how_it_ended(process: BaseProcess) -> str:
     code = process.exitcode or 0
     if code < 0:
         return f"crashed ({signal.Signals(-code).name}) in the code that it ran; ready for the next"
+    if code == session.BROKEN_OFF:
+        return "broke off: the connection was lost, or what came was not TVM's protocol"
     return "ended" if code == 0 else f"failed with exit code {code}; ready for the next"
 
 

@@ -12,6 +12,7 @@ import os
 import signal
 import socket
 import struct
+import sys
 from collections.abc import Collection
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
@@ -20,6 +21,9 @@ from pathlib import Path
 import tvm_ffi
 from tvm import runtime
 from tvm.rpc import base
+
+BROKEN_OFF = 3
+"""Exit code of a session whose connection was lost, or on which something else than TVM's protocol came."""
 
 _HANDSHAKE_S = 10.0
 _LONGEST_KEY = 1024
@@ -94,7 +98,7 @@ def start(client: Client, folder: Path, inherited: Collection[socket.socket]) ->
 
 def stop(process: BaseProcess) -> None:
     """End a session and all processes that it started, whatever they do."""
-    if process.pid is not None and process.is_alive():
+    if process.pid is not None:
         try:
             os.killpg(process.pid, signal.SIGKILL)
         except ProcessLookupError:
@@ -102,10 +106,21 @@ def stop(process: BaseProcess) -> None:
     process.join()
 
 
+def is_gone(client: Client) -> bool:
+    """Whether the client has closed its connection."""
+    try:
+        return not client.connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+
+
 def refuse_more_time(client: Client) -> None:
-    """Tell the client of a session that its time is over, in the words that TVM's client knows."""
-    message = f"RPCSessionTimeoutError: Your {client.limit_s:g}s session has expired"
-    tvm_ffi.get_global_func("rpc.ReturnException")(client.connection.fileno(), message)
+    """Tell the client of a session, if it is there, that its time is over: in the words that TVM's client knows."""
+    if not is_gone(client):
+        message = f"RPCSessionTimeoutError: Your {client.limit_s:g}s session has expired"
+        tvm_ffi.get_global_func("rpc.ReturnException")(client.connection.fileno(), message)
 
 
 def _presented(connection: socket.socket) -> list[str]:
@@ -135,7 +150,11 @@ def _serve(connection: socket.socket, folder: Path, inherited: Collection[socket
     tvm_ffi.register_global_func(
         "tvm.rpc.server.load_module", lambda name: runtime.load_module(str(folder / name)), override=True
     )
-    tvm_ffi.get_global_func("rpc.ServerLoop")(connection.fileno())
+    try:
+        tvm_ffi.get_global_func("rpc.ServerLoop")(connection.fileno())
+    except RuntimeError:
+        # What a call raises goes to the client; this is about the connection.
+        sys.exit(BROKEN_OFF)
 
 
 def _die_with_parent() -> None:

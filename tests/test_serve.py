@@ -117,6 +117,32 @@ def test_a_session_that_takes_too_long(served, kernels):
     assert_alive(served.port, kernels)
 
 
+LEAVE = """
+import sys
+from tvm import rpc
+
+session = rpc.connect("127.0.0.1", int(sys.argv[1]), session_timeout=0)
+session.upload(bytearray(open(sys.argv[2], "rb").read()), "kernels.so")
+print("ready", flush=True)
+session.load_module("kernels.so")["spin"]()
+"""
+"""A host that waits for a kernel that does not return."""
+
+
+def test_a_host_that_is_killed_while_a_kernel_hangs(served, kernels, tmp_path):
+    path = tmp_path / "kernels.so"
+    path.write_bytes(kernels)
+    command = [sys.executable, "-c", LEAVE, str(served.port), str(path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as host:
+        try:
+            assert host.stdout.readline() == "ready\n"
+            eventually(lambda: is_computing(child_of(served)), 60)
+        finally:
+            host.kill()
+    served.wait_for(r"session of 127\.0\.0\.1:\d+ was left by its host and ended")
+    assert_alive(served.port, kernels)
+
+
 def shake_hands(port, key=""):
     """The client's side of the handshake; gives the connection and the server's answer."""
     connection = socket.create_connection((HOST, port), timeout=60)
@@ -133,7 +159,7 @@ def test_half_an_upload(served, kernels):
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     name = f"{HOST}:{connection.getsockname()[1]}"
     connection.close()
-    served.wait_for(f"session of {name} (ended|failed|crashed)")
+    served.wait_for(f"session of {name} broke off: the connection was lost")
     assert_alive(served.port, kernels)
 
 
@@ -160,6 +186,12 @@ def child_of(server):
     """The process of the session that is open."""
     [child] = psutil.Process(server.process.pid).children()
     return child
+
+
+def is_computing(process):
+    before = process.cpu_times().user
+    time.sleep(1)
+    return process.cpu_times().user - before > 0.1
 
 
 def eventually(condition, timeout_s=20):
