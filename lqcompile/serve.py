@@ -25,6 +25,7 @@ from lqcompile import board as board
 from lqcompile import session
 from lqcompile.errors import DeviceError
 from lqcompile.registration import PERIOD_S, Registration
+from lqcompile.tracker import address_text
 
 Address = tuple[str, int]
 
@@ -42,14 +43,16 @@ def serve(address: Address, *, key: str = "", tracker: Address | None = None, lo
         log: called with a line for each event.
 
     Raises:
-        DeviceError: the address cannot be served on, or a tracker is given without a key or without a way for its
-            hosts to get here.
+        DeviceError: the address cannot be served on, the key is no word, or a tracker is given without a key or without
+            a way for its hosts to get here.
     """
+    if key and key.split() != [key]:
+        raise DeviceError(f"serve: found key {key!r}, expected one word; add --key rpi4")
     if tracker is not None:
         _check_tracker(address, key, tracker)
     with _listen(address) as listener, _stop_requests() as stopped:
         port = listener.getsockname()[1]
-        log(f"serving on {address[0]}:{port}")
+        log(f"serving on {address_text((address[0], port))}")
         if not _is_loopback(address[0]):
             log("anyone who reaches this address can run code here: there is no authentication")
         registration = None if tracker is None else Registration(tracker, key, port, log)
@@ -85,7 +88,7 @@ class _Server:
     def run(self) -> None:
         while self._wait_for(self.listener) is not Ready.STOP:
             connection, peer = self.listener.accept()
-            name = f"{peer[0]}:{peer[1]}"
+            name = address_text(peer[:2])
             keys = [self.key] if self.registration is None else self.registration.match_keys
             try:
                 client = session.admit(connection, keys, self.key)
@@ -94,7 +97,11 @@ class _Server:
                 continue
             with client.connection:
                 self.log(f"session of {name} began")
-                self.log(f"session of {name} {self._session(client)}")
+                try:
+                    outcome = self._session(client)
+                except OSError as error:
+                    outcome = f"could not go on here: {error}"
+                self.log(f"session of {name} {outcome}")
 
     def _session(self, client: session.Client) -> str:
         """Serve a client; gives how that ended, in words."""

@@ -4,8 +4,8 @@
 #
 #   scripts/emulated-board.sh [HOST_PYTHON]     into .board/, or into $LQCOMPILE_BOARD; lqcompile is in HOST_PYTHON
 #
-# Says in one line why and exits with 1 where it cannot be made; the tests that need it skip then. What is there and
-# fits is left as it is.
+# Debian's packages come from $LQCOMPILE_DEBIAN_MIRROR where that is set. Where the board cannot be made this says why in
+# one line and exits with 1, and the tests that need it skip. What is there and fits is left as it is.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 host_python=${1:-python3}

@@ -8,6 +8,7 @@ import socket
 import struct
 import subprocess
 import sys
+import threading
 import time
 
 import loopback
@@ -18,8 +19,9 @@ from tvm import rpc
 from tvm.rpc import base
 from tvm.rpc.client import TrackerSession
 
+from lqcompile import session
 from lqcompile.errors import DeviceError
-from lqcompile.serve import serve
+from lqcompile.serve import _Server, serve
 
 HOST = "127.0.0.1"
 
@@ -280,6 +282,31 @@ def test_a_port_in_use():
 def test_an_address_of_another_machine():
     assert refusal(("192.0.2.1", 9090)).startswith("serve: cannot serve on 192.0.2.1:9090: ")
     assert refusal(("no-such-machine.invalid", 9090)).endswith("choose another --host or --port")
+
+
+def test_a_key_of_two_words():
+    assert refusal((HOST, 0), key="my pi") == "serve: found key 'my pi', expected one word; add --key rpi4"
+
+
+def test_a_session_that_cannot_begin_leaves_the_server_running(monkeypatch):
+    def start(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(session, "start", start)
+    lines = []
+    reader, writer = socket.socketpair()
+    with socket.create_server((HOST, 0)) as listener, reader, writer:
+        server = threading.Thread(target=_Server(listener, reader, "", None, lines.append).run)
+        server.start()
+        for _ in range(2):
+            connection, answer = shake_hands(listener.getsockname()[1])
+            with connection:
+                assert answer == base.RPC_CODE_SUCCESS
+                assert connection.recv(100).endswith(b"server:")
+                assert connection.recv(100) == b""
+        writer.send(b"stop")
+        server.join()
+    assert sum("could not go on here: [Errno 28] No space left on device" in line for line in lines) == 2
 
 
 def test_a_tracker_without_a_key():

@@ -1,0 +1,39 @@
+"""Where the emulated board cannot be made: a line that says why, and tests that skip with a reason."""
+
+import os
+import shutil
+import subprocess
+
+import board
+import pytest
+
+SCRIPT = board.ROOT / "scripts" / "emulated-board.sh"
+TOOLS = ("bash", "dirname", "realpath", "cat", "sha256sum", "cut")
+
+
+def run(folder, *tools):
+    """Run the script on a machine that has only these tools."""
+    (folder / "bin").mkdir()
+    for tool in (*TOOLS, *tools):
+        (folder / "bin" / tool).symlink_to(shutil.which(tool) or "/bin/false")
+    environment = os.environ | {"PATH": str(folder / "bin"), "LQCOMPILE_BOARD": str(folder / "board")}
+    return subprocess.run([SCRIPT], env=environment, capture_output=True, text=True, check=False, timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("tools", "message"),
+    [
+        ((), "found no qemu-aarch64-static; apt-get install qemu-user-static"),
+        (("qemu-aarch64-static",), "found no apt-get, expected Debian or a system that is made from it"),
+    ],
+)
+def test_what_is_missing_is_said(tmp_path, tools, message):
+    done = run(tmp_path, *tools)
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", f"emulated-board: {message}\n")
+    assert not (tmp_path / "board").exists()
+
+
+def test_without_a_board_tests_skip(monkeypatch, tmp_path):
+    monkeypatch.setattr(board, "FOLDER", tmp_path)
+    with pytest.raises(pytest.skip.Exception, match="there is no emulated board; 'make board' makes it"):
+        board.Board()
