@@ -64,6 +64,10 @@ class Words:
         """The family for integers of which ``run()`` words can be summed in 16 bits; most need no such proof."""
         return self
 
+    def most_blocks(self, shape: ConvShape) -> int:
+        """Most vectors of channels that a tile can have."""
+        return shape.blocks
+
     @property
     def windowed(self) -> bool:
         """Whether its loop nest can read a window of the input's words: those of the template can."""

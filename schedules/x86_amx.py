@@ -28,7 +28,7 @@ from .epilogue import Epilogue
 from .isa import STACK, Expr, load
 from .problem import ConvShape, SumRule, Tile, basis_dtype
 from .words import Words
-from .x86_amx_tile import CHANNELS, TILE_BYTES, Segments, TileGroup, blocks_of, group_cycles
+from .x86_amx_tile import ACCUMULATORS, CHANNELS, TILE_BYTES, Segments, TileGroup, blocks_of, group_cycles
 
 A, B = 4, 6
 """First tile register of activations and of weights; sums have 0 to 3, each of the others two."""
@@ -91,6 +91,10 @@ class DotTiles(Words):
     ) -> Any:
         """The PrimFunc; parameters as in `lqcompile.schedules.contraction`, the table is the tile configuration."""
         return TileContraction(self, shape, _group(tile), rule, epilogue, parallel).build()
+
+    def most_blocks(self, shape: ConvShape) -> int:
+        """A tile of channels for each tile register of sums, below each other those of a pooling window."""
+        return ACCUMULATORS // shape.pool[0]
 
     def workspace(self, shape: ConvShape, rule: SumRule) -> int:
         """int32 elements: the bits of all planes as bytes, [plane][pixel][channel]."""

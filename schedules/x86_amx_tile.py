@@ -163,7 +163,9 @@ def tile_groups(shape: ConvShape, rule: SumRule, blocks: int | None = None) -> l
             width -= width % pool_columns
             tiles = round_up(-(-width // most), across)
             rows = round_up(-(-width // tiles), pool_columns)  # tiles of equal width
-            if rows * across <= width and down <= (1 if flat else shape.out_height):
+            # A group that was measured is used where other layers ask for another halo: it must fit without any.
+            least = shape.out_height * shape.out_width if flat else width
+            if rows * across <= least and down <= (1 if flat else shape.out_height):
                 pixels = rows * down * across // (pool_rows * pool_columns)
                 found.append(TileGroup(pixels=pixels, blocks=count, rows=rows, down=down, across=across, flat=flat))
     return found

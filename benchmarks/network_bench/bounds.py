@@ -17,7 +17,7 @@ MACS_PER_CYCLE = {
     "x86-avx512": {"float": 32, "packed": 32, "dot8": 128, "popcount": 282, "lut": 256},
     "x86-avx512-vnni": {"float": 32, "packed": 32, "dot8": 128, "popcount": 282, "lut": 256},
     "x86-avx512-vpopcntdq": {"float": 32, "packed": 32, "dot8": 128, "popcount": 341, "lut": 256},
-    "x86-amx": {"float": 32, "packed": 32, "dot8": 1024, "popcount": 341, "lut": 256},
+    "x86-amx": {"float": 32, "packed": 32, "dot8": 1024, "planes": 1024, "popcount": 341, "lut": 256},
 }
 """Of one core; of one plane pair for popcount and lut.
 
@@ -71,7 +71,7 @@ def bound_us(layer: dict[str, Any], macs: int, weight_bytes: int, target: str, m
         threads: cores that share the work (but not the bandwidth).
     """
     kernel = layer["kernel"]
-    pairs = layer["weight_bits"] * layer["act_bits"] if kernel in ("popcount", "lut") else 1
+    pairs = layer["weight_bits"] * layer["act_bits"] if kernel in ("popcount", "lut", "planes") else 1
     arithmetic = macs * pairs / (MACS_PER_CYCLE[target][kernel] * machine.clock_hz * threads)
     memory = weight_bytes / machine.bytes_per_s if weight_bytes > CACHED_BYTES else 0.0
     return 1e6 * max(arithmetic, memory)

@@ -198,7 +198,8 @@ class _Lowering:
         best = self._best_tile(shape, words, rule)
         # Whether a later layer reads bits decides how far channels are rounded up: a tile must fit both ways.
         sizes = [-(-round_up(self.outputs, align) // self.family.channels) for align in (16, 32)]
-        counts = [best.blocks, best.blocks // 2, best.blocks * 2]
+        most = self.family.most_blocks(shape)
+        counts = [count for count in (best.blocks, best.blocks // 2, best.blocks * 2) if count <= most]
         fitting = [count for count in counts if count and all(size % count == 0 for size in sizes)] or [1]
         return [self.schedule.tile(self.isa, self.family, shape, rule, self.pool, blocks=count) for count in fitting]
 

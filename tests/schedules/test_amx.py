@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import tiles
 from compiling import AMX, check_equal, compile_plan, missing, unavailable
+from lqcompile.schedules import x86
 from lqcompile.schedules.formats import Format
 from lqcompile.schedules.problem import ConvShape, SumRule
 from lqcompile.schedules.x86 import machine
@@ -31,6 +32,8 @@ from plans import PlanBuilder, random_affine, random_int8, random_low_bit, rando
 from lqcompile.artifact import select_variant
 from lqcompile.errors import ArtifactError
 from lqcompile.graph.plan import Geometry, MaxPool, Plan
+from lqcompile.lowering.layers import layer_tiles
+from lqcompile.lowering.lower import contraction_layers
 from lqcompile.lowering.parameters import pack_byte_words
 from lqcompile.runtime import set_threads
 from lqcompile.target import find
@@ -133,6 +136,29 @@ def test_groups_cover_every_output(seed: int) -> None:
         assert group.rows <= TILE_ROWS and group.down * group.across * group.blocks <= ACCUMULATORS
         assert shape.blocks % group.blocks == 0 and group.down % shape.pool[0] == 0
         assert best_group(shape, rule, group.blocks).blocks == group.blocks
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_groups_fit_without_a_halo(seed: int) -> None:
+    """Another halo is what a tile may meet that was chosen by measurement."""
+    shape = random_shape(np.random.default_rng(seed))
+    expected = {(y, x) for y in range(shape.tile_rows) for x in range(shape.tile_columns)}
+    height, width = (
+        (out - 1) * stride + (kernel - 1) * dilation + 1
+        for out, stride, kernel, dilation in zip(
+            (shape.out_height, shape.out_width), shape.strides, shape.kernel, shape.dilations, strict=True
+        )
+    )
+    bare = replace(shape, source=replace(shape.source, height=height, width=width), origin=(0, 0))
+    for group in tile_groups(shape, SumRule()):
+        assert set(outputs_of(bare, group)) == expected
+
+
+@pytest.mark.parametrize(("size", "pool"), [(1, None), (8, None), (8, (2, 2)), (8, (4, 1))])
+def test_every_tile_that_a_measurement_tries_has_a_group(size: int, pool: tuple[int, int] | None) -> None:
+    plan = layer(np.random.default_rng(size), (64, size, size), 256, Geometry(), pool)
+    tried = [layer_tiles(found, TARGET, x86) for found in contraction_layers(plan, TARGET).values()]
+    assert tried and all(isinstance(tile, TileGroup) for candidates in tried for tile in candidates)
 
 
 def test_blocks_that_no_group_has_are_refused() -> None:
