@@ -212,6 +212,6 @@ def compile_layer(
     found = [part for lines in code.values() for part in parts(lines)]
     pairs = bits[0] * bits[1] if chosen == "popcount" else 1
     done = sum(part.macs * part.passes for part in found) / pairs
-    if done < shape.macs:
+    if round(done) < shape.macs:
         raise ModelError(f"{shape.name} for {target}: found {done:.0f} multiply-accumulates, expected {shape.macs}")
     return Kernel(family=chosen, pairs=pairs, parts=tuple(found))

@@ -218,13 +218,17 @@ def loop_length(blocks: Sequence[Block], loops: dict[int, set[int]], header: int
     compared = re.match(r"(cmp|tbz)\t[wx](\d+), #(\d+)(, lsl #12)?", setter)
     compared = compared or re.match(r"(subs|adds|cbn?z)\t[wx](\d+)()()", setter)
     tasks = task_count(before)
-    if not compared:
-        if setter.startswith("cmp") and tasks:
-            return tasks
+    registers = re.match(r"cmp\t[wx](\d+), [wx](\d+)$", setter)
+    if compared:
+        register, limit = compared[2], int(compared[3] or 0) << (12 if compared[4] else 0)
+        if compared[1] == "tbz":
+            limit = 1 << limit
+    elif registers and (found := constant(before, registers[2])) is not None:
+        register, limit = registers[1], found
+    elif registers and tasks:
+        return tasks
+    else:
         raise ModelError(f"a loop ends at {setter!r}, expected a counter and a constant")
-    register, limit = compared[2], int(compared[3] or 0) << (12 if compared[4] else 0)
-    if compared[1] == "tbz":
-        limit = 1 << limit
     steps = [
         (int(match[3]) * (1 if match[1].startswith("add") else -1), match[2], line)
         for line in body
@@ -233,12 +237,28 @@ def loop_length(blocks: Sequence[Block], loops: dict[int, set[int]], header: int
     if len(steps) == 1:
         step, counter, line = steps[0]
         moved = counter == register or any(re.match(rf"mov\t[wx]{counter}, [wx]{register}$", text) for text in body)
-        start = next((text for text in reversed(before) if re.match(rf"(mov|adds|subs)\t[wx]{counter}, ", text)), "")
-        # A counter that an earlier loop brought to zero may go on from there.
-        value = re.search(r", (?:#(-?\d+)|[wx]zr)$", start if start.startswith("mov") else ", xzr")
-        if moved and start and value:
-            return (limit - int(value[1] or 0)) // step + (line not in until)
+        start = constant(before, counter)
+        if moved and start is not None:
+            return (limit - start) // step + (line not in until)
     raise ModelError(f"a loop counts {setter!r}, expected one step and a start that are constants")
+
+
+def constant(lines: Sequence[str], register: str) -> int | None:
+    """What a register holds behind `lines`, as far as they tell: a constant, or zero after a loop that ended there."""
+    high = 0
+    for line in reversed(lines):
+        match = re.match(rf"(\w+)\t[wx]{register}, (.*)$", line)
+        if not match or match[1] in ("cmp", "cbz", "cbnz", "tbz", "tbnz", "str", "stp"):
+            continue
+        part = re.match(r"#(\d+), lsl #(\d+)$", match[2])
+        if match[1] == "movk" and part:
+            high += int(part[1]) << int(part[2])
+            continue
+        value = re.match(r"#(-?\d+)$|[wx]zr$", match[2])
+        if match[1] == "mov" and value:
+            return high + int(value[1] or 0)
+        return 0 if match[1] in ("adds", "subs") else None
+    return None
 
 
 def task_count(lines: Sequence[str]) -> int:
@@ -248,7 +268,6 @@ def task_count(lines: Sequence[str]) -> int:
         added = re.match(r"add\tw\d+, w\d+, (?:#(\d+)(, lsl #12)?|w(\d+))$", line)
         if added and added[1]:
             return (int(added[1]) << (12 if added[2] else 0)) + 1
-        moved = added and next((text for text in lines[:division] if text.startswith(f"mov\tw{added[3]}, #")), None)
-        if moved:
-            return int(moved.split("#")[1]) + 1
+        if added and (found := constant(lines[:division], added[3])) is not None:
+            return found + 1
     return 0
