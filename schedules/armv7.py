@@ -10,12 +10,14 @@ from tvm.script.ir_builder import tirx as T
 
 from lqcompile.target import Target
 
-from .arm_popcount import Popcount, popcount_tile
+from .arm_cpu import image_kind, tile
+from .arm_popcount import Popcount
 from .isa import Expr, vector
 from .neon32 import Neon32
 from .packed import Packed
-from .problem import ConvShape, Family, SumRule, Tile
 from .words import FloatFma, Words
+
+__all__ = ["family", "image_kind", "machine", "tile"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,23 +61,3 @@ def family(isa: Neon32, name: str) -> Any:
         "packed": lambda machine: Packed(isa=machine),
     }
     return makers[name](isa)
-
-
-def tile(
-    isa: Neon32, kind: Family, shape: ConvShape, rule: SumRule, pool: tuple[int, int], blocks: int | None = None
-) -> Tile:
-    """The register tile, as `lqcompile.schedules.arm_cpu.tile` gives it.
-
-    Args:
-        isa: instruction set.
-        kind: kernel family.
-        shape: loop nest.
-        rule: how sums combine.
-        pool: fused pooling window.
-        blocks: vectors of channels, where they are given by packed weights.
-    """
-    if isinstance(kind, Popcount):
-        return popcount_tile(isa, shape, rule, pool, blocks)
-    columns = shape.tile_columns
-    most = max(1, min(columns, isa.accumulators // (pool[0] * pool[1])))
-    return Tile(pixels=-(-columns // -(-columns // most)), blocks=1 if blocks is None else blocks)
