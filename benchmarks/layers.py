@@ -1,16 +1,20 @@
-"""Single layers against ONNX Runtime: a 3x3 or 1x1 convolution with batch normalization, ReLU and requantization.
+"""Single layers against peers: a 3x3 or 1x1 convolution with batch normalization, ReLU and requantization.
 
-    python benchmarks/layers.py [--threads 1] [--rounds 21] [--target x86]
+    python benchmarks/layers.py [--threads 1] [--rounds 21] [--target x86] [--least]
+                                [--weight-limit 127] [--act-limit 255]
 
-Weights and activations are random and calibrated. Ours reads and writes packed codes; ONNX Runtime's fp32 layer is
-a Conv and a Relu (batch normalization folded), its int8 layer a QDQ Conv that ends in uint8. Each ONNX Runtime figure
-is a quarter of a chain of four such layers where shapes allow it, so that the cost of a call weighs little. All are
-timed interleaved in one run; medians.
+Weights and activations are random and calibrated. Ours reads and writes packed codes; the fp32 layer of ONNX Runtime is
+a Conv and a Relu (batch normalization folded), the int8 layer of ONNX Runtime and of OpenVINO a QDQ Conv that ends in
+uint8. Each of their figures is a quarter of a chain of four such layers where shapes allow it, so that the cost of a
+call weighs little. All are timed interleaved in one run; medians, or the shortest of the rounds with ``--least``, for a
+machine that is busy with other work. The limits are those of `snap`, for integer bases. Set ONEDNN_MAX_CPU_ISA to hold
+OpenVINO to an instruction set.
 """
 
 from __future__ import annotations
 
 import argparse
+import statistics
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,16 +23,17 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
+import openvino
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from rich.console import Console
 from rich.table import Table
 
 from lqcompile import cpu
-from lqcompile.bench import measure
 from lqcompile.build import build
-from lqcompile.nn import calibrate, export, quantize
+from lqcompile.nn import calibrate, export, quantize, snap
 from lqcompile.runtime import load, set_threads
+from lqcompile.timing import Stopwatch
 
 CHAIN = 4
 
@@ -71,7 +76,20 @@ LAYERS = (
 BITS = ((1, 1, "float"), (1, 2, "float"), (2, 2, "float"), (2, 2, "int8"))
 
 
-def compiled_layer(layer: Layer, bits: tuple[int, int, str], folder: Path, target: str) -> tuple[Any, str]:
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """A chain of layers for a peer: `length` of them."""
+
+    data: bytes
+    shape: list[int]
+    final: list[int]
+    length: int
+    kind: int
+
+
+def compiled_layer(
+    layer: Layer, bits: tuple[int, int, str], folder: Path, target: str, limits: tuple[int, int]
+) -> tuple[Any, str]:
     """A call that runs our kernel for the layer, and the kernel's family."""
     weight_bits, act_bits, basis = bits
     torch.manual_seed(0)
@@ -85,6 +103,8 @@ def compiled_layer(layer: Layer, bits: tuple[int, int, str], folder: Path, targe
     sample = torch.randn(1, layer.inputs, layer.size, layer.size)
     quantize(model, weight_bits, act_bits, skip=(), basis=basis)  # type: ignore[arg-type]
     calibrate(model, [sample])
+    if basis == "int8":
+        snap(model, *limits)
     onnx_path, artifact = folder / "layer.onnx", folder / "layer.tar"
     export(model.eval(), sample, onnx_path)
     build(onnx_path, target=target, output=artifact)
@@ -99,8 +119,8 @@ def compiled_layer(layer: Layer, bits: tuple[int, int, str], folder: Path, targe
     raise RuntimeError("the layer is not among the regions")
 
 
-def session(nodes: list[Any], constants: list[Any], layer: Layer, kind: int, output: str, threads: int) -> Any:
-    """A call that runs an ONNX Runtime session on bound memory."""
+def chain(nodes: list[Any], constants: list[Any], layer: Layer, kind: int, output: str, length: int) -> Model:
+    """A checked ONNX model of the nodes."""
     shape = [1, layer.inputs, layer.size, layer.size]
     final = [1, layer.outputs, layer.out_size, layer.out_size]
     graph = helper.make_graph(
@@ -112,21 +132,42 @@ def session(nodes: list[Any], constants: list[Any], layer: Layer, kind: int, out
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
     onnx.checker.check_model(model)
+    return Model(data=model.SerializeToString(), shape=shape, final=final, length=length, kind=kind)
+
+
+def random_input(model: Model) -> Any:
+    """An input of the model's type."""
+    rng = np.random.default_rng(0)
+    if model.kind == TensorProto.FLOAT:
+        return rng.normal(size=model.shape).astype(np.float32)
+    return rng.integers(0, 255, model.shape).astype(np.uint8)
+
+
+def onnxruntime_call(model: Model, threads: int) -> Any:
+    """A call that runs an ONNX Runtime session on bound memory."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    loaded = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    dtype = np.float32 if kind == TensorProto.FLOAT else np.uint8
+    loaded = onnxruntime.InferenceSession(model.data, options, providers=["CPUExecutionProvider"])
+    data = random_input(model)
     binding = loaded.io_binding()
-    rng = np.random.default_rng(0)
-    data = rng.normal(size=shape) if dtype == np.float32 else rng.integers(0, 255, shape)
-    binding.bind_ortvalue_input("x", onnxruntime.OrtValue.ortvalue_from_numpy(data.astype(dtype)))
-    binding.bind_ortvalue_output(output, onnxruntime.OrtValue.ortvalue_from_shape_and_type(final, dtype))
+    binding.bind_ortvalue_input("x", onnxruntime.OrtValue.ortvalue_from_numpy(data))
+    output = loaded.get_outputs()[0].name
+    binding.bind_ortvalue_output(output, onnxruntime.OrtValue.ortvalue_from_shape_and_type(model.final, data.dtype))
     return lambda: loaded.run_with_iobinding(binding)
 
 
-def float_layer(layer: Layer, threads: int) -> tuple[Any, int]:
-    """ONNX Runtime's fp32 chain and its length."""
+def openvino_call(model: Model, threads: int) -> Any:
+    """A call that runs an OpenVINO request on bound memory."""
+    core = openvino.Core()
+    options = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY"}
+    request = core.compile_model(core.read_model(model.data), "CPU", options).create_infer_request()
+    request.set_input_tensor(openvino.Tensor(random_input(model)))
+    return request.infer
+
+
+def float_layers(layer: Layer) -> Model:
+    """The fp32 chain."""
     length = CHAIN if layer.stride == 1 and layer.inputs == layer.outputs else 1
     rng = np.random.default_rng(0)
     nodes, constants, value = [], [], "x"
@@ -147,11 +188,11 @@ def float_layer(layer: Layer, threads: int) -> tuple[Any, int]:
             helper.make_node("Relu", [f"c{index}"], [f"r{index}"]),
         ]
         value = f"r{index}"
-    return session(nodes, constants, layer, TensorProto.FLOAT, value, threads), length
+    return chain(nodes, constants, layer, TensorProto.FLOAT, value, length)
 
 
-def int8_layer(layer: Layer, threads: int) -> tuple[Any, int]:
-    """ONNX Runtime's int8 QDQ chain and its length."""
+def int8_layers(layer: Layer) -> Model:
+    """The int8 QDQ chain."""
     length = CHAIN if layer.stride == 1 and layer.inputs == layer.outputs else 1
     rng = np.random.default_rng(0)
     scales = np.full(layer.outputs, 0.01, np.float32)
@@ -185,7 +226,7 @@ def int8_layer(layer: Layer, threads: int) -> tuple[Any, int]:
             helper.make_node("QuantizeLinear", [f"r{index}", "s", "z"], [f"q{index}"]),
         ]
         value = f"q{index}"
-    return session(nodes, constants, layer, TensorProto.UINT8, value, threads), length
+    return chain(nodes, constants, layer, TensorProto.UINT8, value, length)
 
 
 def main() -> None:
@@ -194,6 +235,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=21)
     parser.add_argument("--target", default="x86")
+    parser.add_argument("--weight-limit", type=int, default=127)
+    parser.add_argument("--act-limit", type=int, default=255)
+    parser.add_argument("--least", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     columns = [f"W{w}A{a} {'integer' if basis == 'int8' else 'float'} bases" for w, a, basis in BITS]
@@ -201,28 +245,39 @@ def main() -> None:
         "layer",
         "fp32 us",
         "int8 us",
+        "OpenVINO int8 us",
         *columns,
-        title=f"Times as fast as ONNX Runtime fp32 / int8, {arguments.threads} thread(s), {cpu.cpu_name()}",
+        title=(
+            "Times as fast as ONNX Runtime fp32 / int8 / OpenVINO int8, "
+            f"{arguments.threads} thread(s), {cpu.cpu_name()}"
+        ),
     )
     set_threads(arguments.threads)
+    limits = (arguments.weight_limit, arguments.act_limit)
     for layer in LAYERS:
         with tempfile.TemporaryDirectory() as folder:
-            ours = [compiled_layer(layer, bits, Path(folder), arguments.target) for bits in BITS]
-        fp32, length = float_layer(layer, arguments.threads)
-        int8, _ = int8_layer(layer, arguments.threads)
-        runners = {"fp32": fp32, "int8": int8} | {str(index): run for index, (run, _) in enumerate(ours)}
-        times = {name: timing.median_ms * 1e3 for name, timing in measure(runners, arguments.rounds).items()}
-        times["fp32"] /= length
-        times["int8"] /= length
+            ours = [compiled_layer(layer, bits, Path(folder), arguments.target, limits) for bits in BITS]
+        fp32, int8 = float_layers(layer), int8_layers(layer)
+        runners = {
+            "fp32": onnxruntime_call(fp32, arguments.threads),
+            "int8": onnxruntime_call(int8, arguments.threads),
+            "openvino": openvino_call(int8, arguments.threads),
+        }
+        peers = list(runners)
+        runners |= {str(index): run for index, (run, _) in enumerate(ours)}
+        stopwatch = Stopwatch(runners)
+        rounds = [stopwatch.round() for _ in range(arguments.rounds)]
+        statistic = min if arguments.least else statistics.median
+        times = {name: statistic(entry[name] for entry in rounds) * 1e6 for name in runners}
+        for name in peers:
+            times[name] /= fp32.length
         cells = []
         for index, (_, family) in enumerate(ours):
             mine = times[str(index)]
-            rate = layer.macs / mine / 1e3
-            cells.append(
-                f"{times['fp32'] / mine:.1f} / {times['int8'] / mine:.1f}  ({family}, {mine:.0f} us, {rate:.0f} GMAC/s)"
-            )
-        table.add_row(layer.name, f"{times['fp32']:.0f}", f"{times['int8']:.0f}", *cells)
-    Console(width=240).print(table)
+            ratios = " / ".join(f"{times[name] / mine:.1f}" for name in peers)
+            cells.append(f"{ratios}  ({family}, {mine:.0f} us, {layer.macs / mine / 1e3:.0f} GMAC/s)")
+        table.add_row(layer.name, *(f"{times[name]:.0f}" for name in peers), *cells)
+    Console(width=280).print(table)
 
 
 if __name__ == "__main__":
