@@ -24,8 +24,11 @@ NEAR_BYTES = {False: 24 << 10, True: 48 << 10}
 LOAD_COST = {Dot: 2.9, Matrix: 1.4, Widening: 2.0}
 """Vector operations in the time of a load: on Neoverse N1, Neoverse V1 and Cortex-A72, by llvm-mca."""
 
+LOOP_COST = 5.0
+"""Vector operations in the time that a pass of the innermost loop loses at its ends."""
+
 FAR_COST = 2.0
-"""The same for weights from the second-level cache."""
+"""Vector operations in the time of a load of weights from the second-level cache."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +94,7 @@ class Dot8(Words):
         stream = 0 if near else FAR_COST * 16 * tile.blocks
         columns = shape.tile_columns
         waste = -(-columns // tile.pixels) * tile.pixels / columns
-        return (max(operations, loads, stream) + 2) / work * waste
+        return (max(operations, loads, stream) + LOOP_COST) / work * waste
 
     def contraction(
         self, shape: ConvShape, tile: Tile, rule: SumRule, epilogue: Epilogue, parallel: bool = True
