@@ -24,7 +24,8 @@ test: $(FULL)/.ready system board lint ## lint, types and all tests
 	OMP_NUM_THREADS=1 $(FULL)/bin/python -m pytest -n 2 --dist worksteal -q
 
 bench: $(FULL)/.ready system ## every speed claim of the README
-	@set -e; for file in benchmarks/*.py; do echo "== $$file"; $(FULL)/bin/python "$$file"; done
+	@failed=; for file in benchmarks/*.py; do echo "== $$file"; $(FULL)/bin/python "$$file" || failed="$$failed $$file"; done; \
+	if [ -n "$$failed" ]; then echo "failed:$$failed"; exit 1; fi
 
 lint: $(FULL)/.ready ## ruff and mypy
 	$(FULL)/bin/ruff check .
