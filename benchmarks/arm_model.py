@@ -1,6 +1,6 @@
 """Speed of the kernels on ARM cores as llvm-mca sees them: a model, not a measurement.
 
-    python benchmarks/arm_model.py [--core cortex-a72] [--network ResNet-18] [--bits 2,2] [--json]
+    python benchmarks/arm_model.py [--core cortex-a72] [--network ResNet-18] [--bits 2,2] [--json | --markdown]
 
 For every layer of a network the kernel is compiled for the core and the loops of its assembly are timed by llvm-mca,
 LLVM's model of the core's pipeline, with all data in the first-level cache. Weights are random, bases are integers. Of
@@ -20,6 +20,7 @@ from typing import Any
 from port_model.bounds import hand_written
 from port_model.kernels import NETWORKS, Kernel, Shape, compile_layer
 from port_model.llvm_mca import Cycles, ModelError, analyse, find, version
+from port_model.tables import markdown
 from rich.console import Console
 from rich.table import Table
 
@@ -151,7 +152,9 @@ def main() -> None:
     parser.add_argument("--network", action="append", choices=sorted(NETWORKS), help="repeatable; default all")
     parser.add_argument("--bits", action="append", metavar="W,A", help="such as 2,2; repeatable; default 1,1 1,2 2,2")
     parser.add_argument("--family", help="kernel family of low-bit layers, in place of the cost table's choice")
-    parser.add_argument("--json", action="store_true")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true")
+    form.add_argument("--markdown", action="store_true", help="tables as in docs/performance.md")
     arguments = parser.parse_args()
     every_bits = [parse_bits(text) for text in arguments.bits or ("1,1", "1,2", "2,2")]
     try:
@@ -165,8 +168,10 @@ def main() -> None:
         sys.exit(str(error))
     if arguments.json:
         print(json.dumps({"model": f"llvm-mca {version(tool)}, not a measurement", "cores": report}, indent=1))
-        return
-    show(report, version(tool))
+    elif arguments.markdown:
+        print(markdown(report))
+    else:
+        show(report, version(tool))
 
 
 def parse_bits(text: str) -> tuple[int, int]:
