@@ -36,9 +36,6 @@ from lqcompile.schedules.formats import Kind, round_up
 from lqcompile.schedules.problem import ConvShape, SumRule, Tile, basis_dtype, output_shapes
 from lqcompile.target import Target
 
-Operands = tuple[npt.NDArray[Any], ...]
-"""Packed weights, and the table of families that have one."""
-
 LARGEST_SUM = (1 << 31) - 1
 """Integer sums live in int32."""
 
@@ -168,6 +165,10 @@ class _Lowering:
         )
         if not exact:
             return step, None
+        if self.pool != (1, 1):
+            shape = replace(shape, pool=(1, 1))
+            tile = self.schedule.tile(self.isa, self.family, shape, rule, (1, 1), blocks=tile.blocks)
+            operands = self.family.operands(words, shape, tile)
         return step, self._sums_kernel(shape, tile, rule, operands)
 
     def _best_tile(self, shape: ConvShape, words: npt.NDArray[Any], rule: SumRule) -> Tile:
@@ -488,11 +489,10 @@ class _Lowering:
         size = self.family.workspace(shape, rule)
         return (Tensor(key=key, dtype="int32", size=size),) if size else ()
 
-    def _sums_kernel(self, shape: ConvShape, tile: Tile, rule: SumRule, operands: Operands) -> SumsKernel:
+    def _sums_kernel(
+        self, plain: ConvShape, tile: Tile, rule: SumRule, operands: tuple[npt.NDArray[Any], ...]
+    ) -> SumsKernel:
         layer, operation = self.layer, self.layer.operation
-        plain = replace(shape, pool=(1, 1))
-        if self.pool != (1, 1):
-            tile = self.schedule.tile(self.isa, self.family, plain, rule, (1, 1), blocks=tile.blocks)
         epilogue = Epilogue(mode="sums", steps=(), stores=())
         name = f"{self.name}_sums"
         function = self.family.contraction(plain, tile, rule, epilogue, parallel=False)
@@ -521,7 +521,7 @@ class _Lowering:
             region=layer.region.name,
             pairs=(rule.weight_basis, rule.act_planes),
             bits=(operation.weights.bits, layer.quantizer.bits if layer.quantizer else 0),
-            shape=(shape.out_height, shape.out_width, self.channels),
+            shape=(plain.out_height, plain.out_width, self.channels),
             channels=self.outputs,
             signs=np.where(self.flips, -1, 1).astype(np.int32),
             corrections=self._corrections().astype(np.int32),
