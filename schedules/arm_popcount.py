@@ -54,7 +54,7 @@ class Popcount(BitWords):
         if self.accumulator == "uint32":
             return self.isa.add_quads(accumulator, counts)
         if self.accumulator == "uint16":
-            return accumulator + self.isa.add_pairs(counts, "uint8")
+            return self.isa.add_byte_pairs(accumulator, counts)
         return self.isa.add_bytes(accumulator, counts)
 
     def widen(self, value: Expr, dtype: str, wide: str) -> Expr:

@@ -62,6 +62,10 @@ class Neon:
         kind = f"{wide}x{element_count(wide)}"
         return join([T.call_llvm_pure_intrin(kind, name, part) for part in split(value, dtype)], wide)
 
+    def add_byte_pairs(self, total: Expr, value: Expr) -> Expr:
+        """``total + sums of two neighbouring bytes``, uint16x32 (UADALP)."""
+        return total + self.add_pairs(value, "uint8")
+
     def add_bytes(self, total: Expr, value: Expr) -> Expr:
         """``total + value`` of bytes, uint8x64, for sums below 256.
 

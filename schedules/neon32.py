@@ -28,13 +28,22 @@ class Neon32(Neon):
         return T.Shuffle([T.reinterpret("uint16x4", low)], [0])
 
     def add_pairs(self, value: Expr, dtype: str) -> Expr:
-        """As `Neon.add_pairs`: VPADDL, VPADAL."""
+        """As `Neon.add_pairs`: VPADDL."""
         wide, name = {
             "uint8": ("uint16", "llvm.arm.neon.vpaddlu.v8i16.v16i8"),
             "uint16": ("uint32", "llvm.arm.neon.vpaddlu.v4i32.v8i16"),
         }[dtype]
         kind = f"{wide}x{element_count(wide)}"
         return join([T.call_llvm_pure_intrin(kind, name, part) for part in split(value, dtype)], wide)
+
+    def add_byte_pairs(self, total: Expr, value: Expr) -> Expr:
+        """As `Neon.add_byte_pairs`: VPADAL by name, for LLVM regroups the sums of VPADDL and spills them."""
+        name = "llvm.arm.neon.vpadalu.v8i16.v16i8"
+        sums = [
+            T.call_llvm_pure_intrin("uint16x8", name, held, part)
+            for held, part in zip(split(total, "uint16"), split(value, "uint8"), strict=True)
+        ]
+        return join(sums, "uint16")
 
     def add_bytes(self, total: Expr, value: Expr) -> Expr:
         """As `Neon.add_bytes`: VQADD."""
