@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,9 +27,6 @@ for 256 bits on four ports (Zen; Intel has three: 96); lut is a VPSHUFB for 128,
 docs/performance.md; AMX is a TDPBUSD of 16,384 every 16 cycles.
 """
 
-CACHED_BYTES = 1 << 20
-"""Weights of fewer bytes stay in the caches between two calls of a layer that is timed alone."""
-
 CYCLES_PER_STEP = 4
 """A multiplication (3) and an addition (1) that wait for one another, on every x86 since 2008."""
 
@@ -40,10 +38,12 @@ class Machine:
     Args:
         clock_hz: of one core under load.
         bytes_per_s: of one core reading memory.
+        cache_bytes: of the last-level cache: weights of fewer bytes may stay there from one run to the next.
     """
 
     clock_hz: float
     bytes_per_s: float
+    cache_bytes: int
 
 
 def measure_machine() -> Machine:
@@ -56,7 +56,7 @@ def measure_machine() -> Machine:
     clock = max(CYCLES_PER_STEP * 16 * steps / _seconds(lambda: chain(state, steps)) for _ in range(200))
     blocks = np.ones((64, 1 << 19), np.float64)
     bandwidth = max(block.nbytes / _seconds(lambda block=block: float(np.add.reduce(block))) for block in blocks)
-    return Machine(clock_hz=clock, bytes_per_s=bandwidth)
+    return Machine(clock_hz=clock, bytes_per_s=bandwidth, cache_bytes=_last_cache_bytes())
 
 
 def bound_us(layer: dict[str, Any], macs: int, weight_bytes: int, target: str, machine: Machine, threads: int) -> float:
@@ -73,8 +73,14 @@ def bound_us(layer: dict[str, Any], macs: int, weight_bytes: int, target: str, m
     kernel = layer["kernel"]
     pairs = layer["weight_bits"] * layer["act_bits"] if kernel in ("popcount", "lut", "planes") else 1
     arithmetic = macs * pairs / (MACS_PER_CYCLE[target][kernel] * machine.clock_hz * threads)
-    memory = weight_bytes / machine.bytes_per_s if weight_bytes > CACHED_BYTES else 0.0
+    memory = weight_bytes / machine.bytes_per_s if weight_bytes > machine.cache_bytes else 0.0
     return 1e6 * max(arithmetic, memory)
+
+
+def _last_cache_bytes() -> int:
+    """As Linux says, such as ``32768K``."""
+    sizes = sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size"))
+    return max((int(path.read_text(encoding="utf-8").strip().removesuffix("K")) << 10 for path in sizes), default=0)
 
 
 def _chain() -> Any:

@@ -49,8 +49,8 @@ def show(result: Result, console: Console) -> None:
             layers.add_row(row["name"], "", "", f"{row['us']:.0f}", "", "", "")
     console.print(layers)
     console.print(
-        f"Medians of {result['rounds']} interleaved rounds. Weights: {result['weights']}. Built for {result['target']} "
-        f"in {result['build_s']} s, {result['artifact_bytes'] / 1e6:.1f} MB."
+        f"Medians of {result['rounds']} interleaved rounds, of layers the best. Weights: {result['weights']}. "
+        f"Built for {result['target']} in {result['build_s']} s, {result['artifact_bytes'] / 1e6:.1f} MB."
     )
     for name, counts in result["openvino_precisions"].items():
         console.print(f"{name} runs its convolutions and products in {counts}.")
