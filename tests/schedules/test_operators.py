@@ -262,6 +262,26 @@ def test_vector_popcount_equals_the_reference(target: Target) -> None:
     check_equal(plan, compile_plan(plan, target, families).load(), x)
 
 
+@pytest.mark.parametrize("bits", BITS)
+def test_every_bit_width_on_avx2(bits: tuple[int, int]) -> None:
+    """Each family, on odd channels, a stride, a dilation and uneven padding, more channels than a vector of bytes."""
+    target = find("x86-avx2")
+    skip_unless_runnable(target)
+    rng = np.random.default_rng(bits)
+    builder = Sampled(rng, (37, 9, 8))
+    families, ends = {}, []
+    geometry = Geometry(kernel=(3, 2), strides=(1, 2), pads=(1, 0, 2, 1), dilations=(2, 1))
+    for integer in (False, True):
+        codes = builder.quantized_input(random_quantizer(rng, bits[1], integer=integer, offset=True))
+        for family in ("popcount", "lut", "dot8") if integer else ("popcount", "lut"):
+            weights = random_low_bit(rng, (45, 37, 3, 2), bits[0], integer=integer, offset=True)
+            stages = (random_affine(rng, 45, 0.1),)
+            ends += builder.contract(codes, weights, geometry, stages, ((random_quantizer(rng, 2), False, ()),))
+            families[builder.regions[-1].name] = family
+    plan = builder.finish(*ends)
+    check_equal(plan, compile_plan(plan, target, families).load(), builder.held["x"])
+
+
 RUNS = {(85, 170): 0, (42, 170): 1, (42, 85): 2, (42, 42): 4, (21, 21): 8, (2, 2): 24}
 """(Larger weight basis, larger code basis), each twice its smaller one, to words summed in 16 bits over 32 channels."""
 
