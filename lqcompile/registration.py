@@ -54,7 +54,8 @@ class Registration:
         except (OSError, ValueError, struct.error) as error:
             self._disconnect()
             if not self._complained:
-                self.log(f"tracker {self._name}: {error}; trying again until it answers")
+                reason = (getattr(error, "strerror", None) or str(error)).lower()
+                self.log(f"tracker {self._name}: {reason}; trying again until it answers")
             self._complained = True
 
     def used(self) -> None:

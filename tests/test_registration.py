@@ -143,4 +143,4 @@ def test_an_unreachable_tracker_is_said_once(lines):
     entry = Registration(address, "pi", 9090, lines.append)
     for _ in range(3):
         entry.keep(free=True)
-    assert lines == [f"tracker 127.0.0.1:{address[1]}: [Errno 111] Connection refused; trying again until it answers"]
+    assert lines == [f"tracker 127.0.0.1:{address[1]}: connection refused; trying again until it answers"]
