@@ -1,10 +1,11 @@
 """Which kernel family each contraction gets, and why.
 
 The cost table holds what each family sustains on each instruction set: medians over the 3x3 layers of
-``benchmarks/layers.py --target NAME``, in billions per second on one core. Only ratios within a row matter. The row of
-``x86-avx512-vpopcntdq`` is 80 % and 75 % of the port bounds (341 and 128 per cycle), for want of a machine; that of
-``x86-avx-vnni`` likewise (96 and 64). That of ``x86-amx`` is the ratio to popcount that a forerunner of the kernels had
-on Sapphire Rapids, geometric mean of six layers, for full tiles; a plane pair costs as much as an 8-bit product.
+``benchmarks/layers.py --target NAME``, in billions per second on one core (``x86-avx2``: with ``--least``, on Zen 3).
+Only ratios within a row matter. The row of ``x86-avx512-vpopcntdq`` is 80 % and 75 % of the port bounds (341 and 128
+per cycle), for want of a machine; that of ``x86-avx-vnni`` likewise (96 and 64, and 75 % of 192 for lut). That of
+``x86-amx`` is the ratio to popcount that a forerunner of the kernels had on Sapphire Rapids, geometric mean of six
+layers, for full tiles; a plane pair costs as much as an 8-bit product.
 Rows of ARM targets are a model, not measurements: whole kernels of a 3x3 layer of 256 channels at 14x14, in
 multiply-accumulates per cycle, by ``benchmarks/arm_model.py``. Cortex-A72 stands for ARMv8-A, Neoverse N1 for those
 with dot products, V1 for those with matrix products, twice N1 for Apple M1 with its four NEON pipes; for 32-bit ARM,
@@ -24,7 +25,7 @@ from lqcompile.schedules.problem import Tile
 
 RATES = {
     "x86-avx2": {"popcount": 306.0, "lut": 450.0, "dot8": 75.0},
-    "x86-avx-vnni": {"popcount": 77.0, "dot8": 48.0},
+    "x86-avx-vnni": {"popcount": 77.0, "lut": 144.0, "dot8": 48.0},
     "x86-avx512": {"popcount": 450.0, "dot8": 53.0},
     "x86-avx512-vnni": {"popcount": 400.0, "dot8": 236.0},
     "x86-avx512-vpopcntdq": {"popcount": 273.0, "dot8": 96.0},
