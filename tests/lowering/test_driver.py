@@ -11,6 +11,7 @@ from lqcompile.graph.plan import Geometry
 from lqcompile.lowering.driver import Parameters, lower_program
 from lqcompile.lowering.lower import lower
 from lqcompile.lowering.memory import ALIGNMENT
+from lqcompile.runtime import _ports
 from lqcompile.target import find
 
 AVX2 = find("x86-avx2")
@@ -92,7 +93,7 @@ def test_a_call_runs_only_the_steps_asked_for() -> None:
     x = rng.normal(size=(1, 4, 3, 3)).astype(np.float32)
     output = np.full((1, 4, 3, 3), 7, np.float32)
     last = model.variant["steps"]
-    model._call([x], [output], 0, last - 1)
+    model._run(*_ports([x, output]), *model._memory, 0, last - 1)
     assert (output == 7).all()
-    model._call([x], [output], last - 1, last)
+    model._run(*_ports([x, output]), *model._memory, last - 1, last)
     np.testing.assert_array_equal(output, next(iter(model.run({"x": x}).values())))
