@@ -61,7 +61,7 @@ class Dot8(Words):
         window = pool[0] * pool[1]
         costs: dict[Tile, float] = {}
         for count in (1, 2, 4) if blocks is None else (blocks,):
-            fits = self._registers(shape, 1, count) <= REGISTERS
+            fits = self._registers(shape, window, count) <= REGISTERS
             if shape.blocks % count or not (fits or count in (1, blocks)):
                 continue
             group = self.group(shape, count)

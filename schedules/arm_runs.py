@@ -70,7 +70,8 @@ class RunBuilder(ContractionBuilder):
     def __init__(self, products: Products, group: int, *arguments: Any) -> None:
         super().__init__(*arguments)
         self.products = products
-        self.group = group
+        passes = -(-self.pixels // group)
+        self.group = -(-self.pixels // passes)
 
     def accumulate(self, block: Expr, bases: Sequence[Expr]) -> Any:
         """Sums of each group of pixels."""
