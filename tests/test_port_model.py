@@ -27,7 +27,7 @@ def passes(text: str) -> dict[str, float]:
     from port_model.loops import functions, parts
 
     ((_, lines),) = functions("f:\n" + text).items()
-    return {part.lines[0].split("\t")[0]: part.passes for part in parts(lines)}
+    return {part.lines[0].split("\t")[0]: part.passes for part in parts(lines, "popcount")}
 
 
 NESTED = """

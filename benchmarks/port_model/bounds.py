@@ -98,6 +98,7 @@ def hand_written() -> tuple[HandWritten, ...]:
         ("int8 SMMLA", "int8", "i8mm", matrix()),
         ("CNT, ADD", "popcount", "", counting("add v{sum}.16b, v{sum}.16b, v{count}.16b")),
         ("CNT, UADALP", "popcount", "", counting("uadalp v{sum}.8h, v{count}.16b")),
+        ("CNT, UDOT", "popcount", "dotprod", counting("udot v{sum}.4s, v{count}.16b, v24.16b")),
     )
     return tuple(
         HandWritten(name=name, kind=kind, lines=lines, macs=macs, feature=feature)

@@ -209,7 +209,7 @@ def compile_layer(
     _, driver = lower_program(program)
     text: str = compile_driver(driver, machine).mod.inspect_source("asm")
     code = {name: lines for name, lines in functions(text).items() if LAYER in name and "sums" not in name}
-    found = [part for lines in code.values() for part in parts(lines)]
+    found = [part for lines in code.values() for part in parts(lines, chosen)]
     pairs = bits[0] * bits[1] if chosen == "popcount" else 1
     done = sum(part.macs * part.passes for part in found) / pairs
     if round(done) < shape.macs:

@@ -10,16 +10,15 @@ import numpy as np
 
 from .llvm_mca import ModelError
 
-MACS = (
-    (r"cnt\tv\d+\.16b", 128),
-    (r"[us]*dot\tv\d+\.4s", 16),
-    (r"[us]*mmla\tv\d+\.4s", 32),
-    (r"(smull|smlal|smlsl)2?\tv\d+\.8h", 8),
-    (r"(smull|smlal|smlsl)2?\tv\d+\.4s", 4),
-    (r"fmla\tv\d+\.4s", 4),
-    (r"fmla\tv\d+\.2s", 2),
-)
-"""Instructions that multiply, and the multiply-accumulates of each (bit pairs for CNT)."""
+MACS = {
+    "popcount": ((r"cnt\tv\d+\.16b", 128),),
+    "dot8": (
+        (r"[us]*dot\tv\d+\.4s", 16),
+        (r"[us]*mmla\tv\d+\.4s", 32),
+        (r"(smull|smlal|smlsl)2?\tv\d+\.8h", 8),
+    ),
+}
+"""Instructions of a kernel family that multiply, and the multiply-accumulates of each (bit pairs for CNT)."""
 
 BRANCH = r"(b\.\w+|b|cbn?z|tbn?z|ret)(\t|$)"
 SETTER = r"(subs|adds|cmp|cmn|ands|tst)\t"
@@ -39,9 +38,9 @@ class Block:
     lines: list[str] = field(default_factory=list)
     next: list[int] = field(default_factory=list)
 
-    def macs(self) -> int:
+    def macs(self, family: str) -> int:
         """Multiply-accumulates of one pass."""
-        return sum(macs for line in self.lines for pattern, macs in MACS if re.match(pattern, line))
+        return sum(macs for line in self.lines for pattern, macs in MACS[family] if re.match(pattern, line))
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -81,8 +80,8 @@ def functions(assembly: str) -> dict[str, list[str]]:
     return found
 
 
-def parts(lines: Sequence[str]) -> list[Part]:
-    """The parts of a function with the passes of each in one call by one thread.
+def parts(lines: Sequence[str], family: str) -> list[Part]:
+    """The parts of a function of a kernel family with the passes of each in one call by one thread.
 
     Raises:
         ModelError: a loop whose length the assembly does not tell.
@@ -91,7 +90,7 @@ def parts(lines: Sequence[str]) -> list[Part]:
     loops = natural_loops(blocks)
     chances = np.zeros((len(blocks), len(blocks)))
     for index, block in enumerate(blocks):
-        for target, chance in zip(block.next, branch_chances(blocks, loops, index), strict=True):
+        for target, chance in zip(block.next, branch_chances(blocks, loops, index, family), strict=True):
             chances[index, target] += chance
     entry = np.zeros(len(blocks))
     entry[0] = 1
@@ -104,7 +103,7 @@ def parts(lines: Sequence[str]) -> list[Part]:
         Part(
             lines=tuple(line for block in group for line in block.lines),
             passes=count,
-            macs=sum(block.macs() for block in group),
+            macs=sum(block.macs(family) for block in group),
             loop=loop,
         )
         for (loop, count), group in groups.items()
@@ -169,7 +168,7 @@ def innermost(loops: dict[int, set[int]], index: int) -> int:
     return min((header for header, loop in loops.items() if index in loop), key=lambda h: len(loops[h]), default=-1)
 
 
-def branch_chances(blocks: Sequence[Block], loops: dict[int, set[int]], index: int) -> list[float]:
+def branch_chances(blocks: Sequence[Block], loops: dict[int, set[int]], index: int, family: str) -> list[float]:
     """The share of passes after which each of ``blocks[index].next`` follows."""
     block = blocks[index]
     if len(block.next) < 2:
@@ -179,7 +178,7 @@ def branch_chances(blocks: Sequence[Block], loops: dict[int, set[int]], index: i
     if header >= 0 and not all(stays):
         leaves = 1 / loop_length(blocks, loops, header, index)
         return [1 - leaves if stay else leaves for stay in stays]
-    working = [any(blocks[after].macs() for after in reachable(blocks, target)) for target in block.next]
+    working = [any(blocks[after].macs(family) for after in reachable(blocks, target)) for target in block.next]
     if all(working) or not any(working):
         return [0.5, 0.5]
     return [float(works) for works in working]
