@@ -188,7 +188,7 @@ def _trials(plan: Plan, layer: Layer, target: Target, name: str) -> list[Trial]:
 def _with_family(plan: Plan, layer: Layer, family: str, name: str) -> Layer:
     """The layer with another family, reading the format that it needs."""
     source = replace(layer.source, key=f"{name}_{KINDS[family]}")
-    if family != layer.family:
+    if KINDS[family] != KINDS[layer.family]:
         value = plan.values[str(source.value)]
         form = make_format(value, KINDS[family], layer.operation.geometry.pads)
         source = Tensor(key=source.key, dtype=form.dtype, size=form.size, value=value.name, form=form)

@@ -12,7 +12,7 @@ from tvm.script.ir_builder import tirx as T
 from .epilogue import Emitter, Epilogue, UniformStep, fill_halo, pixel_index, uniform_code
 from .formats import Format, round_up
 from .isa import Expr, Isa, constant, load, registers, store, vector
-from .problem import PARALLEL_MIN_STEPS, parameter_shapes
+from .problem import PARALLEL_MIN_US, estimated_us, parameter_shapes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +44,9 @@ def mapped(isa: Isa, source: Format, window: Window | None, epilogue: Epilogue, 
     blocks = channels // isa.lanes
     for item in epilogue.stores:
         blocks = max(blocks, item.format.padded_channels // isa.lanes if item.format.kind == "bits" else blocks)
-    steps = out_height * out_width * blocks * (window.kernel[0] * window.kernel[1] if window else 1) * 8
+    vectors = out_height * out_width * blocks
+    positions = window.kernel[0] * window.kernel[1] if window else 1
+    parallel = estimated_us(vectors * positions, 1.0, vectors) >= PARALLEL_MIN_US
     with IRBuilder() as builder, T.prim_func():
         T.func_name("mapped")
         T.func_attr({"tirx.noalias": True})
@@ -66,7 +68,7 @@ def mapped(isa: Isa, source: Format, window: Window | None, epilogue: Epilogue, 
             fill_halo(output, item.format)
             _zero_tail(output, item.format, channels)
         emitter = Emitter(isa, epilogue, parameters=parameters, residuals=residuals, outputs=outputs, channels=channels)
-        loop = T.parallel if steps >= PARALLEL_MIN_STEPS and out_height > 1 else T.serial
+        loop = T.parallel if parallel and out_height > 1 else T.serial
         with loop(0, out_height) as y, T.serial(0, out_width) as x, T.serial(0, channels // isa.lanes) as block:
             if window is None:
                 value = T.bind(load(data, pixel_index(source, y, x) + block * isa.lanes, isa))

@@ -14,16 +14,13 @@ from .formats import Format
 from .isa import Expr, Isa
 
 PARALLEL_MIN_US = 10.0
-"""Estimated time under which a contraction runs serially; starting threads takes 2 to 4 (benchmarks/threads.py)."""
+"""Estimated time under which a kernel runs serially; starting threads takes 2 to 4 (benchmarks/threads.py)."""
 
 CLOCK_GHZ = 3.0
 """Of the estimates."""
 
 EPILOGUE_CYCLES = 30.0
 """Of one vector through an epilogue, roughly."""
-
-PARALLEL_MIN_STEPS = 1 << 15
-"""Vector steps under which a layer runs serially: about 10 microseconds, what starting the threads costs."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,6 +16,7 @@ from lqcompile.build import build
 from lqcompile.errors import BuildError, TargetError
 from lqcompile.graph.check import load_checked
 from lqcompile.graph.fuse import make_plan
+from lqcompile.lowering.lower import KINDS
 from lqcompile.reference import execute, graph_outputs
 from lqcompile.runtime import load
 from lqcompile.target import find
@@ -43,6 +44,17 @@ def tied_model(rng: np.random.Generator) -> onnx.ModelProto:
     return builder.build()
 
 
+def mobile_model(rng: np.random.Generator) -> onnx.ModelProto:
+    """Blocks as in MobileNet: depthwise layers in 8 bits and low bits, each before a 1x1 layer, and a grouped one."""
+    builder = Builder(rng, (3, 12, 12)).quantize8().conv8(24, stride=2).batch_norm().relu()
+    builder.quantize8().conv8(24, group=24).batch_norm().relu()
+    builder.quantize(2, integer=True).conv(40, kernel=1, integer=True).batch_norm().relu()
+    builder.quantize(2, integer=True).conv(40, stride=2, group=40, integer=True).batch_norm().relu()
+    builder.quantize(2).conv(48, kernel=1).batch_norm().relu()
+    builder.quantize(2).conv(48, group=48).batch_norm().relu()
+    return builder.quantize(2).conv(32, group=4).batch_norm().build()
+
+
 MODELS: dict[str, Callable[[np.random.Generator], onnx.ModelProto]] = {
     "chain": lambda rng: chain_model(rng, channels=(8, 16, 12)),
     "integer chain": lambda rng: chain_model(rng, channels=(8, 16, 12), integer=True, weight_bits=3),
@@ -51,6 +63,7 @@ MODELS: dict[str, Callable[[np.random.Generator], onnx.ModelProto]] = {
     "classifier": lambda rng: classifier_model(rng, edges="float", integer=False),
     "integer classifier": classifier_model,
     "tied levels": tied_model,
+    "mobile": mobile_model,
 }
 
 
@@ -69,7 +82,7 @@ def test_a_built_model_is_verified(kind: str, tmp_path: Path) -> None:
     assert report.artifact_bytes == artifact.stat().st_size and report.onnx_bytes == path.stat().st_size
     layers = {node.name for node in model.graph.node if node.op_type in ("LQConv", "LQLinear", "Conv", "Gemm")}
     assert {layer["name"] for layer in report.layers} == layers
-    assert all(layer["reason"] and layer["kernel"] in ("popcount", "dot8", "float") for layer in report.layers)
+    assert all(layer["reason"] and layer["kernel"] in KINDS for layer in report.layers)
     compiled = load(artifact)
     feeds = random_input(rng, model, batch=5)
     plan = make_plan(load_checked(path))

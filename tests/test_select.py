@@ -72,6 +72,20 @@ def test_the_fastest_candidates_equal_the_reference() -> None:
 
 
 @needs_x86
+def test_candidates_read_the_halo_that_another_layer_needs() -> None:
+    """A 1x1 layer beside a padded 3x3 one on the same codes: families of one format share a tensor."""
+    rng = np.random.default_rng(5)
+    builder = PlanBuilder(rng, (33, 9, 9))
+    codes = builder.quantized_input(random_quantizer(rng, 2, integer=True))
+    around = Geometry(kernel=(3, 3), pads=(1, 1, 1, 1))
+    ends = builder.contract(codes, random_low_bit(rng, (64, 33, 3, 3), 1, integer=True), around)
+    ends += builder.contract(codes, random_low_bit(rng, (64, 33, 1, 1), 1, integer=True), Geometry(strides=(2, 2)))
+    choices = select_kernels(builder.finish(*ends), find(RUNNABLE[0]))
+    assert len(choices) == 2
+    assert not any("wrong integers" in choice.reason for choice in choices.values())
+
+
+@needs_x86
 def test_layers_of_one_shape_share_a_measurement() -> None:
     rng = np.random.default_rng(1)
     plan, target = network(rng), find(RUNNABLE[0])
