@@ -89,6 +89,15 @@ def test_byte_products_need_small_integers(largest: int, family: str) -> None:
     assert choose(replace(operation, weights=weights), quantizer, "x86-avx2").family == family
 
 
+@pytest.mark.parametrize(("inputs", "family"), [(64, "dot8"), (16384, "popcount")])
+def test_linear_layers_beyond_the_cache_read_bit_planes(inputs: int, family: str) -> None:
+    quantizer = replace(random_quantizer(np.random.default_rng(0), 2, integer=True), basis=np.float32([1, 2]))
+    plan = layer("integer", quantizer, inputs=inputs, outputs=64, size=1)
+    operation = plan.regions[-1].operation
+    weights = replace(operation.weights, basis=np.tile(np.float32([1, 2]), (64, 1)))
+    assert choose(replace(operation, weights=weights), quantizer, "x86-avx2").family == family
+
+
 @pytest.mark.parametrize(
     ("outputs", "size", "family"), [(64, 3, "lut"), (32, 3, "lut"), (5, 3, "popcount"), (64, 1, "popcount")]
 )
