@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .arm_products import Dot, Matrix, Widening
+from .arm_products import SHORT_RUN, Dot, Matrix, Widening
 from .arm_runs import RunBuilder, run_words
 from .epilogue import Epilogue
 from .neon import LANES, Neon
@@ -73,11 +73,13 @@ class Dot8(Words):
     def _registers(self, shape: ConvShape, pixels: int, blocks: int) -> int:
         """Registers that a pass over `pixels` holds: accumulators, activations, weights, a constant.
 
-        SMULL also holds products, which LLVM moves to the front, most of all for in-order processors.
+        SMULL also holds products, which LLVM moves to the front, most of all for in-order processors; a short run is
+        unrolled and holds some operands more.
         """
         products = self.products(shape)
+        ahead = 4 if isinstance(products, Dot) and run_words(shape) < SHORT_RUN else 0
         held = {Dot: pixels, Matrix: 2 * -(-pixels // 2), Widening: 4 * pixels + 6 * blocks}[type(products)]
-        return products.accumulators(pixels) * blocks + held + (3 if isinstance(products, Dot) else 2)
+        return products.accumulators(pixels) * blocks + held + ahead + (3 if isinstance(products, Dot) else 2)
 
     def _cost(self, shape: ConvShape, tile: Tile, pixels: int) -> float:
         """Vector operations of a chunk for one pixel and vector, or the loads that take as long, of a pass."""

@@ -17,6 +17,9 @@ from .arm_runs import Load
 from .isa import Expr
 from .neon import LANES
 
+SHORT_RUN = 16
+"""Words under which LLVM unrolls a run and mixes its chunks."""
+
 SIGNED = (0x80808080, 0x80808080)
 """XORed to an even and an odd word, turns a into a - 128, as signed bytes."""
 
@@ -134,7 +137,7 @@ class Widening:
 
     def most_words(self, run: int) -> int:
         """One register; in short runs half of one, or LLVM moves all products of the run to its front and spills."""
-        return 4 if run >= 16 else 2
+        return 4 if run >= SHORT_RUN else 2
 
     def accumulators(self, pixels: int) -> int:
         """Two lanes for each channel."""
