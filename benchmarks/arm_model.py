@@ -191,11 +191,11 @@ def core_report(
     for network in networks:
         for bits in every_bits:
             for shape in NETWORKS[network]:
-                key = (shape, (8, 8) if shape.edge else bits)
+                key = (shape, bits)
                 if key not in rows:
                     print(f"{core.name}: {network} W{bits[0]}A{bits[1]} {shape.name}", file=sys.stderr)
                     rows[key] = layer_row(tool, core, shape, bits, best, family)
-            layers = [rows[shape, (8, 8) if shape.edge else bits] for shape in NETWORKS[network]]
+            layers = [rows[shape, bits] for shape in NETWORKS[network]]
             found.append(
                 {
                     "network": network,
