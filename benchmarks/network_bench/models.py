@@ -13,6 +13,9 @@ from pathlib import Path
 
 IMAGES = 2
 
+SNAP_LIMITS = (31, 63)
+"""Of bases with up to two bits: AVX2 then sums byte products in 16 bits (docs/performance.md, AVX2)."""
+
 
 def model_file(network: str, weight_bits: int, act_bits: int, image_size: int | None, folder: Path) -> Path:
     """The file, made unless `folder` has it.
@@ -38,6 +41,7 @@ def main(network: str, weight_bits: str, act_bits: str, path: str, image_size: s
     import torch
 
     from lqcompile import models
+    from lqcompile.encoding import MAX_ACTIVATION_TOTAL, MAX_WEIGHT_TOTAL
     from lqcompile.nn import calibrate, export
 
     torch.manual_seed(0)
@@ -46,7 +50,9 @@ def main(network: str, weight_bits: str, act_bits: str, path: str, image_size: s
     size = int(image_size) if image_size else models.NETWORKS[network].image_size
     model = models.create(network, weight_bits=int(weight_bits), act_bits=bits, image_size=size)
     images = torch.randn(IMAGES, 3, size, size)
-    calibrate(model, [images], max_passes=2)
+    small = int(weight_bits) <= 2 and (bits or 1) <= 2
+    weight_limit, act_limit = SNAP_LIMITS if small else (MAX_WEIGHT_TOTAL, MAX_ACTIVATION_TOTAL)
+    calibrate(model, [images], max_passes=2, weight_limit=weight_limit, act_limit=act_limit)
     export(model.eval(), images[:1], path)
 
 

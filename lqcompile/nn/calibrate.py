@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from lqcompile.encoding import MAX_ACTIVATION_TOTAL, MAX_WEIGHT_TOTAL
 from lqcompile.errors import QuantizationError
 from lqcompile.nn.convert import quantizers, snap
 from lqcompile.nn.int8 import Int8Activation
@@ -27,6 +28,8 @@ def calibrate(
     batches: int | None = None,
     max_passes: int = 10,
     tolerance: float = 1e-3,
+    weight_limit: int = MAX_WEIGHT_TOTAL,
+    act_limit: int = MAX_ACTIVATION_TOTAL,
 ) -> ModelT:
     """Set every basis and 8-bit range of a quantized model from data, in place: QEM to convergence.
 
@@ -41,13 +44,15 @@ def calibrate(
         batches: use only the first so many of each pass.
         max_passes: most passes over the data.
         tolerance: largest relative change of a basis that counts as converged.
+        weight_limit: as in `snap`.
+        act_limit: as in `snap`.
 
     Returns:
         `model`.
 
     Raises:
         QuantizationError: nothing quantized in `model`, or `loader` gives no batch on some pass (an iterator instead of
-            a sequence).
+            a sequence), or a limit out of range.
     """
     found = list(quantizers(model))
     if not found:
@@ -71,7 +76,7 @@ def calibrate(
         if max(moved, default=0.0) <= tolerance:
             break
     if any(quantizer.integer_required for quantizer in found):
-        snap(model)
+        snap(model, weight_limit, act_limit)
     for module, training in mode.items():
         module.training = training
     return model

@@ -77,6 +77,14 @@ def test_int8_bases_are_snapped_at_the_end(seed, basis):
     assert model[3].weight_quantizer.integer == (basis == "int8")
 
 
+def test_bases_are_snapped_within_limits(seed):
+    model = calibrate(quantize(net(), basis="int8"), [torch.randn(32, 1, 8, 8)], weight_limit=7, act_limit=15)
+    assert model[3].weight_quantizer.basis.abs().sum(1).max() <= 7
+    assert model[3].act_quantizer.basis.abs().sum(1).max() <= 15
+    with pytest.raises(QuantizationError, match="act_limit: found 256, expected 1 to 255"):
+        calibrate(quantize(net(), basis="int8"), [torch.randn(32, 1, 8, 8)], act_limit=256)
+
+
 def test_calibration_brings_the_output_close(seed):
     x = torch.randn(64, 1, 8, 8)
     model = net().eval()
