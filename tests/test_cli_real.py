@@ -69,7 +69,7 @@ def test_build_report(network):
     assert report["bytes"]["onnx"] == (folder / "model.onnx").stat().st_size
     assert report["bytes"]["artifact"] == (folder / "model.tar").stat().st_size
     assert 0 < report["bytes"]["packed_weights"] < report["bytes"]["onnx"]
-    keys = {"name", "op", "weight_bits", "act_bits", "kernel", "reason"}
+    keys = {"name", "op", "weight_bits", "act_bits", "kernel", "reason", "tile", "measured"}
     assert all(set(layer) == keys and layer["reason"] for layer in report["layers"])
     assert {layer["weight_bits"] for layer in report["layers"]} == {2, 8}
 

@@ -257,7 +257,10 @@ def _from_order(rank: Int64Array) -> Float64Array:
 
 
 def sum_bound(contraction: Contraction, quantizer: Quantizer | UniformQuantizer) -> Int64Array:
-    """Largest absolute value of the integer sum per output channel: int64[O]."""
+    """Largest absolute value of the integer sum per output channel: int64[O].
+
+    A basis of zero counts as one: kernels of one plane pair leave it to the epilogue and store what it multiplies.
+    """
     weights = contraction.weights
     if isinstance(weights, Int8Weights):
         magnitude = np.abs(weights.values.astype(np.int64)).reshape(weights.shape[0], -1).sum(axis=1)
@@ -267,7 +270,7 @@ def sum_bound(contraction: Contraction, quantizer: Quantizer | UniformQuantizer)
         raise TypeError("integer sums need low-bit or 8-bit weights")
     count = int(np.prod(weights.shape[1:]))
     if weights.integer_basis and quantizer.integer_basis:
-        per_weight = np.abs(weights.basis.astype(np.int64)).sum(axis=1)
-        largest: Int64Array = per_weight * count * int(quantizer.basis.sum())
+        per_weight = np.maximum(np.abs(weights.basis.astype(np.int64)).sum(axis=1), 1)
+        largest: Int64Array = per_weight * count * max(int(quantizer.basis.sum()), 1)
         return largest
     return np.full(weights.shape[0], count, np.int64)
