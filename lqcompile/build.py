@@ -106,7 +106,7 @@ def build(
         output: the artifact to write; whole or not at all.
         select: how kernels are chosen: by the cost table, or by measuring all candidates (for the variants that the
             machine can run).
-        measure_on: this machine, or a board (`lqcompile.remote_kernels.Board`).
+        measure_on: this machine, or a board (`lqcompile.rpc.kernels.Board`).
         strict: refuse instead of computing a low-bit layer in float32.
         dump_ir: folder for the plan, the Relax module, the driver and the LLVM code of each variant.
         progress: called with what is being done and the share that is done, 0 to 1.

@@ -81,9 +81,9 @@ def raise_children():
     import tvm.rpc.server
     import tvm.rpc.tracker
 
-    import lqcompile.serve
+    import lqcompile.rpc.serve
 
-    assert tvm.rpc.server and tvm.rpc.tracker and lqcompile.serve
+    assert tvm.rpc.server and tvm.rpc.tracker and lqcompile.rpc.serve
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     children = []
     for line in sys.stdin:
@@ -113,7 +113,7 @@ def tell(port):
 
 
 def serve(key, tracker_port, fault):
-    from lqcompile.serve import serve as serve_board
+    from lqcompile.rpc.serve import serve as serve_board
 
     if fault == "plain":
         serve_plain()
@@ -134,7 +134,7 @@ def serve_plain():
     import tvm_ffi
     from tvm.rpc.server import PopenRPCServerState
 
-    from lqcompile import board
+    from lqcompile.rpc import board
 
     for name in board.FUNCTIONS:
         tvm_ffi.remove_global_func(board.PREFIX + name)
@@ -154,7 +154,7 @@ def track(port):
 
 def spoil(fault):
     """Let something of a board go wrong."""
-    from lqcompile import board
+    from lqcompile.rpc import board
     from lqcompile.runtime import CompiledModel
 
     if fault == "crash":

@@ -7,11 +7,11 @@ from board import Board
 from models import classifier_model
 
 from lqcompile.artifact import read_artifact, write_artifact
-from lqcompile.board_bench import refuse_emulator
 from lqcompile.build import build
-from lqcompile.device import Device
 from lqcompile.errors import ArtifactError, DeviceError
-from lqcompile.remote import RemoteModel
+from lqcompile.rpc.bench import refuse_emulator
+from lqcompile.rpc.device import Device
+from lqcompile.rpc.model import RemoteModel
 
 WAIT_S = 300.0
 """For an emulator on a busy machine."""

@@ -70,7 +70,7 @@ def test_content(fetched, tmp_path):
     assert files["python3.13/numpy/__init__.py"][1] == b"3.13"
     assert files["machine"][1] == b"aarch64\n"
     assert {"common/tvm/srcless.py", "common/rich/__init__.py", "common/lqcompile/targets/arm_cpu.py"} <= set(files)
-    assert {"common/lqcompile/serve.py", "common/lqcompile/schedules/arm_cpu.py"} <= set(files)
+    assert {"common/lqcompile/rpc/serve.py", "common/lqcompile/schedules/arm_cpu.py"} <= set(files)
     assert not [name for name in files if "compiler.so" in name or "3rdparty" in name or ".data/" in name]
     assert not [name for name in files if name.startswith("common/lqcompile/data/") or name.endswith(".pyc")]
     assert [name for name, (item, _) in files.items() if item.mode & 0o100] == ["lqcompile", "serve"]

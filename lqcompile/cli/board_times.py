@@ -12,7 +12,7 @@ from lqcompile.cli.opening import artifact_file, samples_for
 from lqcompile.cli.reaching import state_in_words
 
 if TYPE_CHECKING:
-    from lqcompile.device import Device
+    from lqcompile.rpc.device import Device
 
 DEFAULT_LIMIT_S = 30.0
 
@@ -48,10 +48,10 @@ def bench_there(work: Work, device: Device, limit_s: float, move: ProgressCallba
         DeviceError: the board is an emulator, or it fails.
         LQCompileError: a file does not serve; the message says what to do.
     """
-    from lqcompile import board_bench as timing
     from lqcompile.artifact import is_artifact, read_artifact
     from lqcompile.peers import parse_peers
-    from lqcompile.remote import variant_for
+    from lqcompile.rpc import bench as timing
+    from lqcompile.rpc.model import variant_for
     from lqcompile.runtime import Port
 
     timing.refuse_emulator(device)

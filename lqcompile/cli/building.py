@@ -12,8 +12,8 @@ from lqcompile.cli.console import JsonOption, in_kilobytes, print_json, print_ta
 from lqcompile.cli.reaching import DEFAULT_TIMEOUT, KeyOption, RpcOption, TimeoutOption, TrackerOption, board
 
 if TYPE_CHECKING:
-    from lqcompile.device import Device
-    from lqcompile.remote_kernels import Board
+    from lqcompile.rpc.device import Device
+    from lqcompile.rpc.kernels import Board
 
 EXAMPLE = "Example: lqcompile build model.onnx --target x86 -o model.tar"
 
@@ -75,8 +75,8 @@ def build(
 
 
 def _board_to_measure_on(device: Device) -> Board:
-    from lqcompile.board_bench import refuse_emulator
-    from lqcompile.remote_kernels import Board
+    from lqcompile.rpc.bench import refuse_emulator
+    from lqcompile.rpc.kernels import Board
 
     refuse_emulator(device)
     return Board(device)

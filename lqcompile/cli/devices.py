@@ -39,8 +39,8 @@ def devices(
 
 
 def _list(tracker: str, timeout_s: float, *, json_output: bool) -> None:
-    from lqcompile.addresses import parse_address
-    from lqcompile.tracker import list_boards
+    from lqcompile.rpc.addresses import parse_address
+    from lqcompile.rpc.tracker import list_boards
 
     entries = [boards.to_json() for boards in list_boards(parse_address(tracker), timeout_s)]
     if json_output:

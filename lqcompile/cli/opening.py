@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from lqcompile.device import Device
     from lqcompile.inputs import Arrays, Port
-    from lqcompile.remote import RemoteModel
+    from lqcompile.rpc.device import Device
+    from lqcompile.rpc.model import RemoteModel
     from lqcompile.runtime import CompiledModel
 
 ArtifactOption = Annotated[
@@ -57,7 +57,7 @@ def compiled_model(
 
             yield load(path, threads=threads)
         else:
-            from lqcompile.remote import RemoteModel
+            from lqcompile.rpc.model import RemoteModel
 
             yield RemoteModel(device, path, threads=threads, progress=progress)
 

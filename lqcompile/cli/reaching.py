@@ -11,7 +11,7 @@ import typer
 from lqcompile.cli.console import ProgressCallback
 
 if TYPE_CHECKING:
-    from lqcompile.device import Device
+    from lqcompile.rpc.device import Device
 
 RpcOption = Annotated[
     str | None, typer.Option("--rpc", metavar="HOST:PORT", help="Use the board where 'lqcompile serve' listens.")
@@ -53,8 +53,8 @@ def board(
             raise InputError("board: found --key alone, expected --rpc or --tracker with it")
         yield None
         return
-    from lqcompile.addresses import parse_address
-    from lqcompile.device import Device, request_device
+    from lqcompile.rpc.addresses import parse_address
+    from lqcompile.rpc.device import Device, request_device
 
     progress("connecting", 0.0)
     if rpc is not None:

@@ -14,7 +14,7 @@ from lqcompile.cli.opening import SeedOption, ThreadsOption, compiled_model
 from lqcompile.cli.reaching import DEFAULT_TIMEOUT, KeyOption, RpcOption, TimeoutOption, TrackerOption, board
 
 if TYPE_CHECKING:
-    from lqcompile.remote import RemoteModel
+    from lqcompile.rpc.model import RemoteModel
 
 EXAMPLE = "Example: lqcompile run model.tar --input image.npy -o result.npz"
 

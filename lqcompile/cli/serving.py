@@ -27,8 +27,8 @@ def serve(
     and reach it through an SSH tunnel.
     """
     os.environ["TVM_USE_RUNTIME_LIB"] = "1"  # before TVM is imported: no compiler is loaded, also where there is one
-    from lqcompile.addresses import parse_address
-    from lqcompile.serve import serve as serve_board
+    from lqcompile.rpc.addresses import parse_address
+    from lqcompile.rpc.serve import serve as serve_board
 
     serve_board((host, port), key=key, tracker=None if tracker is None else parse_address(tracker), log=_log)
 

@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from lqcompile.artifact import read_artifact, select_variant
-from lqcompile.device import Device, Progress
 from lqcompile.errors import ArtifactError
 from lqcompile.inputs import check_inputs
-from lqcompile.message import Array
+from lqcompile.rpc.device import Device, Progress
+from lqcompile.rpc.message import Array
 from lqcompile.runtime import Port
 
 CALL_BYTES = 16 << 20

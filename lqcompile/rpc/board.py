@@ -1,8 +1,8 @@
 """What runs on a board: importing this module offers its functions to a host, over TVM's RPC server in this process.
 
-Each is the global function ``lqcompile.board.NAME`` from one message to another (`lqcompile.message`), so that nothing
-but bytes travels; the work is done by `lqcompile.runtime`, as everywhere else. A session of TVM's server is a process
-of its own, forked when a host connects: what is loaded here belongs to that session and goes with it.
+Each is the global function ``lqcompile.board.NAME`` from one message to another (`lqcompile.rpc.message`), so that
+nothing but bytes travels; the work is done by `lqcompile.runtime`, as everywhere else. A session of TVM's server is a
+process of its own, forked when a host connects: what is loaded here belongs to that session and goes with it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from lqcompile import cpu
 from lqcompile.conditions import conditions, emulator
 from lqcompile.errors import DeviceError, LQCompileError
 from lqcompile.kernels import Job, Kernels
-from lqcompile.message import Array, pack, unpack
+from lqcompile.rpc.message import Array, pack, unpack
 from lqcompile.runtime import CompiledModel
 from lqcompile.runtime import load as load_artifact
 from lqcompile.timing import Stopwatch, spread
@@ -80,7 +80,7 @@ def _offer(function: Callable[..., Answer]) -> Callable[..., Answer]:
 
 def _give_up(name: str) -> None:
     """End the session, so that the board is free again; by exit code 0, which TVM's server takes for a normal end."""
-    sys.stderr.write(f"lqcompile.board: '{name}' took longer than the host waits; session ended\n")
+    sys.stderr.write(f"lqcompile serve: '{name}' took longer than the host waits; session ended\n")
     sys.stderr.flush()
     os._exit(0)
 

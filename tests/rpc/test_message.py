@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from lqcompile.message import pack, unpack
+from lqcompile.rpc.message import pack, unpack
 
 DTYPES = ("float32", "float64", "uint8", "int8", "int32", "int64", "bool", ">f4")
 

@@ -15,9 +15,9 @@ from models import classifier_model
 from lqcompile import cpu
 from lqcompile.artifact import read_artifact, write_artifact
 from lqcompile.build import build
-from lqcompile.device import Device, request_device
 from lqcompile.errors import ArtifactError, DeviceError, InputError
-from lqcompile.remote import RemoteModel
+from lqcompile.rpc.device import Device, request_device
+from lqcompile.rpc.model import RemoteModel
 from lqcompile.runtime import load
 
 TARGET = "x86-avx2"
@@ -371,8 +371,8 @@ def test_a_board_of_a_tracker(healthy, tmp_path, artifact):
 
 def test_this_process_can_end_while_a_board_hangs(tmp_path, artifact):
     script = (
-        "import sys, numpy as np\nfrom pathlib import Path\nfrom lqcompile.device import Device\n"
-        "from lqcompile.errors import DeviceError\nfrom lqcompile.remote import RemoteModel\n"
+        "import sys, numpy as np\nfrom pathlib import Path\nfrom lqcompile.rpc.device import Device\n"
+        "from lqcompile.errors import DeviceError\nfrom lqcompile.rpc.model import RemoteModel\n"
         f"device = Device(('127.0.0.1', int(sys.argv[1])), timeout_s={WAIT_S})\n"
         "model = RemoteModel(device, Path(sys.argv[2]))\ndevice.timeout_s = 0.5\n"
         "try:\n    model.run({port.name: np.zeros((1, *port.shape), np.float32) for port in model.inputs})\n"

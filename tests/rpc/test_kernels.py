@@ -12,11 +12,11 @@ from plans import PlanBuilder, random_low_bit, random_quantizer
 
 from lqcompile.artifact import read_artifact
 from lqcompile.cli import main
-from lqcompile.device import Device
 from lqcompile.errors import DeviceError, TargetError
 from lqcompile.graph.plan import Geometry
 from lqcompile.kernels import Kernels
-from lqcompile.remote_kernels import Board
+from lqcompile.rpc.device import Device
+from lqcompile.rpc.kernels import Board
 from lqcompile.select import HERE, measurable, select_kernels
 from lqcompile.target import find
 

@@ -13,9 +13,9 @@ import pytest
 from tvm.rpc import base
 from tvm.rpc.base import RPC_TRACKER_MAGIC, TrackerCode
 
-from lqcompile.addresses import parse_address
 from lqcompile.errors import DeviceError
-from lqcompile.tracker import Boards, address_text, list_boards, request_board
+from lqcompile.rpc.addresses import parse_address
+from lqcompile.rpc.tracker import Boards, address_text, list_boards, request_board
 
 WAIT_S = 30.0
 

@@ -9,8 +9,8 @@ import pytest
 from tvm.rpc import base
 from tvm.rpc.base import TrackerCode
 
-from lqcompile import registration
-from lqcompile.registration import Registration
+from lqcompile.rpc import registration
+from lqcompile.rpc.registration import Registration
 
 
 class FakeTracker:

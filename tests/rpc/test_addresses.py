@@ -2,8 +2,8 @@
 
 import pytest
 
-from lqcompile.addresses import parse_address
 from lqcompile.errors import DeviceError
+from lqcompile.rpc.addresses import parse_address
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,10 @@ import pytest
 from models import classifier_model
 
 from lqcompile import cpu
-from lqcompile.board_bench import (
+from lqcompile.build import build
+from lqcompile.errors import DeviceError, InputError
+from lqcompile.peers import FP32, INT8, parse_peers
+from lqcompile.rpc.bench import (
     BOARD_PEERS,
     MAIN,
     TWIN,
@@ -15,10 +18,7 @@ from lqcompile.board_bench import (
     make_peers,
     usual_peers,
 )
-from lqcompile.build import build
-from lqcompile.device import Device
-from lqcompile.errors import DeviceError, InputError
-from lqcompile.peers import FP32, INT8, parse_peers
+from lqcompile.rpc.device import Device
 from lqcompile.runtime import load
 
 TARGET = "x86-avx2"

@@ -19,9 +19,9 @@ from tvm import rpc
 from tvm.rpc import base
 from tvm.rpc.client import TrackerSession
 
-from lqcompile import session
 from lqcompile.errors import DeviceError
-from lqcompile.serve import _Server, serve
+from lqcompile.rpc import session
+from lqcompile.rpc.serve import _Server, serve
 
 HOST = "127.0.0.1"
 

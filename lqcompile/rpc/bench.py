@@ -17,12 +17,12 @@ import numpy.typing as npt
 import onnx
 
 from lqcompile.build import build
-from lqcompile.device import Device, Progress
 from lqcompile.errors import DeviceError, InputError
 from lqcompile.float_twin import derive_float_twin
 from lqcompile.graph.load import parse
 from lqcompile.peers import FP32, INT8, quantize_to_int8
-from lqcompile.remote import RemoteModel
+from lqcompile.rpc.device import Device, Progress
+from lqcompile.rpc.model import RemoteModel
 from lqcompile.timing import Spread, spread
 
 TWIN = "float-twin"

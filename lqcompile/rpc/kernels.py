@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lqcompile.device import Device
 from lqcompile.kernels import Job, Steps
-from lqcompile.message import pack
+from lqcompile.rpc.device import Device
+from lqcompile.rpc.message import pack
 from lqcompile.select import missing_features
 from lqcompile.target import Target
 

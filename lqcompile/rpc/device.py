@@ -14,10 +14,10 @@ from tvm import rpc
 from tvm.error import RPCError
 
 from lqcompile import errors
-from lqcompile.board import PREFIX, PROTOCOL
 from lqcompile.errors import DeviceError
-from lqcompile.message import Array, pack, unpack
-from lqcompile.tracker import Address, address_text, request_board
+from lqcompile.rpc.board import PREFIX, PROTOCOL
+from lqcompile.rpc.message import Array, pack, unpack
+from lqcompile.rpc.tracker import Address, address_text, request_board
 
 TIMEOUT_S = 60.0
 """Longest wait for one answer, unless the caller says otherwise."""
@@ -96,7 +96,7 @@ class Device:
     def call(
         self, function: str, values: Mapping[str, Any] | None = None, arrays: Mapping[str, Array] | None = None
     ) -> tuple[dict[str, Any], dict[str, Array]]:
-        """Call a function of `lqcompile.board`.
+        """Call a function of `lqcompile.rpc.board`.
 
         Args:
             function: its name.

@@ -56,7 +56,7 @@ class Boards:
 
 
 def address_text(address: Address) -> str:
-    """``HOST:PORT`` as `lqcompile.addresses.parse_address` reads it."""
+    """``HOST:PORT`` as `lqcompile.rpc.addresses.parse_address` reads it."""
     host, port = address
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 

@@ -1,6 +1,6 @@
 """``lqcompile serve``: makes a board available to hosts that build, verify and benchmark, with TVM's runtime alone.
 
-Sessions run one after another, each in a process of its own (`lqcompile.session`): a board that measures should do
+Sessions run one after another, each in a process of its own (`lqcompile.rpc.session`): a board that measures should do
 nothing else, and a crash ends that session only. There is no authentication in TVM's protocol, and what is sent is
 run: the address is this machine's own (loopback) unless asked for otherwise.
 """
@@ -21,11 +21,11 @@ from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from lqcompile import board as board
-from lqcompile import session
 from lqcompile.errors import DeviceError
-from lqcompile.registration import PERIOD_S, Registration
-from lqcompile.tracker import address_text
+from lqcompile.rpc import board as board
+from lqcompile.rpc import session
+from lqcompile.rpc.registration import PERIOD_S, Registration
+from lqcompile.rpc.tracker import address_text
 
 Address = tuple[str, int]
 
