@@ -8,7 +8,7 @@ are in arm_popcount.py, arm_dot8.py and arm_float.py; `popcount` and `dot8` say 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from lqcompile.target import Target
@@ -20,6 +20,7 @@ from .formats import Kind
 from .neon import Neon
 from .packed import Packed
 from .problem import ConvShape, Family, SumRule, Tile
+from .space import Space, distinct, register_tiles
 
 
 def machine(target: Target) -> Neon:
@@ -85,3 +86,26 @@ def tile(
     columns = shape.tile_columns
     most = max(1, min(columns, budget // count))
     return Tile(pixels=-(-columns // -(-columns // most)), blocks=count)
+
+
+def space(
+    isa: Neon, kind: Family, shape: ConvShape, rule: SumRule, pool: tuple[int, int], counts: Sequence[int]
+) -> Space:
+    """What a tuner may choose.
+
+    Args:
+        isa: instruction set.
+        kind: kernel family.
+        shape: loop nest.
+        rule: how sums combine.
+        pool: fused pooling window.
+        counts: vectors of channels that a tile may have, the best first.
+    """
+    best = tile(isa, kind, shape, rule, pool, blocks=counts[0])
+    if isinstance(kind, Dot8):
+        return Space(tiles=distinct([best, *(item for count in counts for item in kind.tiles(shape, pool, count))]))
+    if isinstance(kind, Popcount):
+        # Passes bound the registers, whatever the size of the tile.
+        pixels = range(1, min(shape.tile_columns, isa.accumulators) + 1)
+        return Space(tiles=distinct([best, *(Tile(pixels=most, blocks=count) for count in counts for most in pixels)]))
+    return Space(tiles=register_tiles(best, counts, shape.tile_columns, isa.accumulators / (pool[0] * pool[1])))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from lqcompile.target import Target
@@ -10,9 +10,10 @@ from lqcompile.target import Target
 from .formats import Kind
 from .packed import Packed
 from .problem import ConvShape, Family, SumRule, Tile
+from .space import Space, distinct, register_tiles
 from .words import FloatFma
 from .x86_amx import DotTiles
-from .x86_amx_tile import best_group
+from .x86_amx_tile import best_group, tile_groups
 from .x86_dot8 import DotPairs, DotRows
 from .x86_families import X86, DotVnni, PopcountBytes, PopcountCarrySave, PopcountLanes
 from .x86_lut import Lookup
@@ -103,10 +104,7 @@ def tile(
         return best_group(shape, rule, blocks)
     pairs = shape.weight_planes * rule.act_planes
     window = pool[0] * pool[1]
-    accumulators = CARRY_SAVE_ACCUMULATORS if kind.carry_save else isa.accumulators
-    if isinstance(kind, Lookup):
-        accumulators = LOOKUP_ACCUMULATORS
-    budget = max(1, accumulators // (pairs * window))
+    budget = max(1, _accumulators(isa, kind) // (pairs * window))
     columns = shape.tile_columns
     taps = shape.kernel[0] * shape.kernel[1] * shape.words
     vectors = -(-shape.blocks * isa.lanes // kind.channels)
@@ -131,3 +129,30 @@ def tile(
     if best is None:
         raise ValueError(f"no tile of {blocks} vectors divides {vectors}")
     return best[1]
+
+
+def space(
+    isa: X86, kind: Family, shape: ConvShape, rule: SumRule, pool: tuple[int, int], counts: Sequence[int]
+) -> Space:
+    """What a tuner may choose.
+
+    Args:
+        isa: instruction set.
+        kind: kernel family.
+        shape: loop nest.
+        rule: how sums combine.
+        pool: fused pooling window.
+        counts: vectors of channels that a tile may have, the best first.
+    """
+    best = tile(isa, kind, shape, rule, pool, blocks=counts[0])
+    if isinstance(kind, DotTiles):
+        return Space(tiles=distinct([best, *(group for count in counts for group in tile_groups(shape, rule, count))]))
+    held = shape.weight_planes * rule.act_planes * pool[0] * pool[1]
+    return Space(tiles=register_tiles(best, counts, shape.tile_columns, _accumulators(isa, kind) / held))
+
+
+def _accumulators(isa: X86, kind: Family) -> int:
+    """Accumulators of a family that stay in registers."""
+    if isinstance(kind, Lookup):
+        return LOOKUP_ACCUMULATORS
+    return CARRY_SAVE_ACCUMULATORS if kind.carry_save else isa.accumulators

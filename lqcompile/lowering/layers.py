@@ -34,6 +34,7 @@ from lqcompile.schedules.depthwise import Depthwise
 from lqcompile.schedules.epilogue import Epilogue, Store
 from lqcompile.schedules.formats import Kind, round_up
 from lqcompile.schedules.problem import ConvShape, SumRule, Tile, basis_dtype, output_shapes
+from lqcompile.schedules.space import Space
 from lqcompile.target import Target
 
 LARGEST_SUM = (1 << 31) - 1
@@ -44,6 +45,9 @@ LARGEST_CODE = 255
 
 LARGEST_FUSED_WINDOW = 4
 """Positions of a max-pooling window that is fused: each is a set of accumulators."""
+
+SPACE_BLOCKS = (1, 2, 4, 8)
+"""Vectors of channels of a tile that a tuner may try."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -107,6 +111,11 @@ def lower_layer(layer: Layer, target: Target, schedule: Any, name: str) -> tuple
 def layer_tiles(layer: Layer, target: Target, schedule: Any) -> list[Tile]:
     """Register tiles to try for a contraction: what the schedule's model picks, then half and twice as many vectors."""
     return _Lowering(layer, target, schedule, layer.region.name).tiles()
+
+
+def layer_space(layer: Layer, target: Target, schedule: Any) -> Space:
+    """What a tuner may choose for a contraction in the layer's kernel family."""
+    return _Lowering(layer, target, schedule, layer.region.name).space()
 
 
 class _Lowering:
@@ -192,17 +201,32 @@ class _Lowering:
         return narrow(shape, words, self.layer.operation, word_channels=word_channels, tile_channels=tile_channels)
 
     def tiles(self) -> list[Tile]:
+        shape, rule, best = self._model()
+        fitting = self._fitting(shape, [best.blocks, best.blocks // 2, best.blocks * 2])
+        return [self.schedule.tile(self.isa, self.family, shape, rule, self.pool, blocks=count) for count in fitting]
+
+    def space(self) -> Space:
+        shape, rule, best = self._model()
+        counts = self._fitting(shape, [best.blocks, *(count for count in SPACE_BLOCKS if count != best.blocks)])
+        found: Space = self.schedule.space(self.isa, self.family, shape, rule, self.pool, counts)
+        return found
+
+    def _model(self) -> tuple[ConvShape, SumRule, Tile]:
+        """The loop nest, how sums combine, and the tile that the schedule's model picks."""
         layer = self.layer
         exact = is_exact(layer.operation, layer.quantizer) and layer.family not in FLOAT_FAMILIES
         rule, words, _ = self._weights(self._mode(exact))
         shape = self._shape(words)
-        best = self._best_tile(shape, words, rule)
-        # Whether a later layer reads bits decides how far channels are rounded up: a tile must fit both ways.
+        return shape, rule, self._best_tile(shape, words, rule)
+
+    def _fitting(self, shape: ConvShape, counts: Sequence[int]) -> list[int]:
+        """Vectors of channels that a tile may have, of `counts`; at least [1].
+
+        Whether a later layer reads bits decides how far channels are rounded up: a tile must fit both ways.
+        """
         sizes = [-(-round_up(self.outputs, align) // self.family.channels) for align in (16, 32)]
         most = self.family.most_blocks(shape)
-        counts = [count for count in (best.blocks, best.blocks // 2, best.blocks * 2) if count <= most]
-        fitting = [count for count in counts if count and all(size % count == 0 for size in sizes)] or [1]
-        return [self.schedule.tile(self.isa, self.family, shape, rule, self.pool, blocks=count) for count in fitting]
+        return [n for n in counts if 0 < n <= most and all(size % n == 0 for size in sizes)] or [1]
 
     def _check_range(self, exact: bool) -> None:
         if not exact or self.layer.quantizer is None:

@@ -1,0 +1,70 @@
+"""What a tuner may choose for a contraction: the register tiles of a kernel family, and the fields of a tile beside."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from math import prod
+
+from .problem import Tile
+
+MORE_REGISTERS = 1.25
+"""Tiles of so many times the accumulators that a schedule's model allows are offered: LLVM may still fit them."""
+
+FEWER_REGISTERS = 0.25
+"""Tiles of fewer accumulators than this part of them are left out: they read the same operands for less work."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Space:
+    """The design space of one kernel family for one contraction; every combination gives the same integers.
+
+    Args:
+        tiles: register tiles, the one that the schedule's model picks first.
+        knobs: name of another field of the tiles to the values that it may take, the default first. They are
+            independent of one another and of the tile; values that do nothing for a shape are left out.
+    """
+
+    tiles: tuple[Tile, ...]
+    knobs: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+    @property
+    def size(self) -> int:
+        """Number of combinations."""
+        return len(self.tiles) * prod(len(values) for values in self.knobs.values())
+
+    def choose(self, tile: int, values: Mapping[str, int]) -> Tile:
+        """The tile number `tile` with its knobs set."""
+        return replace(self.tiles[tile], **values)
+
+    def place(self, tile: Tile) -> tuple[int, dict[str, int]] | None:
+        """Number of the tile and values of the knobs that `choose` makes `tile` of; None if it is not offered."""
+        fields = asdict(tile)
+        values = {name: fields[name] for name in self.knobs}
+        offered = all(values[name] in self.knobs[name] for name in values)
+        for index in range(len(self.tiles)):
+            if offered and self.choose(index, values) == tile:
+                return index, values
+        return None
+
+
+def register_tiles(best: Tile, counts: Sequence[int], columns: int, accumulators: float) -> tuple[Tile, ...]:
+    """The tiles that keep a sensible number of accumulators, `best` first.
+
+    Args:
+        best: what the schedule's model picks.
+        counts: vectors of channels that a tile may have.
+        columns: outputs of a row, after pooling.
+        accumulators: of one pixel and vector each, that fit the registers.
+    """
+    found = [best]
+    for count in counts:
+        most = max(1, int(accumulators * MORE_REGISTERS) // count)
+        least = min(columns, int(accumulators * FEWER_REGISTERS) // count)
+        found += [replace(best, pixels=pixels, blocks=count) for pixels in range(max(1, least), min(columns, most) + 1)]
+    return distinct(found)
+
+
+def distinct(tiles: Iterable[Tile]) -> tuple[Tile, ...]:
+    """The tiles without repetitions, in order."""
+    return tuple(dict.fromkeys(tiles))
