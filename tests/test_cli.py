@@ -91,18 +91,6 @@ def compiler(monkeypatch):
     return seen
 
 
-@pytest.fixture
-def call(capsys):
-    """Runs a command: exit code, standard output, standard error."""
-
-    def run(*arguments):
-        code = cli.main([str(item) for item in arguments])
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
-
-
 def one_error(err):
     """The one line of an error."""
     lines = err.splitlines()

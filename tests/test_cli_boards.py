@@ -5,32 +5,21 @@ import socket
 
 import loopback
 import numpy as np
-import onnx
 import pytest
-from models import classifier_model
+from commands import refused
 
-from lqcompile import cli, cpu
-from lqcompile.build import build
+from lqcompile import cpu
 from lqcompile.cli.reaching import state_in_words
 from lqcompile.runtime import load
 
-TARGET = "x86-avx2"
-
-pytestmark = pytest.mark.skipif(
-    cpu.machine() != "x86_64" or "avx2" not in cpu.cpu_features(), reason=f"this CPU does not run {TARGET}"
-)
-
 
 @pytest.fixture(scope="module")
-def network(tmp_path_factory):
-    """Folder with model.onnx, model.tar and in.npz."""
-    folder = tmp_path_factory.mktemp("network")
-    onnx.save(classifier_model(np.random.default_rng(11), shape=(1, 8, 8)), folder / "model.onnx")
-    build(folder / "model.onnx", target=TARGET, output=folder / "model.tar")
-    (port,) = load(folder / "model.tar").inputs
-    samples = np.random.default_rng(0).standard_normal((5, *port.shape)).astype(np.float32)
-    np.savez(folder / "in.npz", **{port.name: samples})
-    return folder
+def images(classifier, tmp_path_factory):
+    """File with random images."""
+    (port,) = load(classifier / "model.tar").inputs
+    path = tmp_path_factory.mktemp("images") / "in.npz"
+    np.savez(path, **{port.name: np.random.default_rng(0).standard_normal((5, *port.shape)).astype(np.float32)})
+    return path
 
 
 @pytest.fixture(scope="module")
@@ -39,45 +28,24 @@ def board(tmp_path_factory):
         yield program
 
 
-@pytest.fixture
-def call(capsys):
-    """Runs a command: exit code, standard output, standard error."""
-
-    def run(*arguments):
-        code = cli.main([str(item) for item in arguments])
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
-
-
-def refused(outcome, message):
-    """Exit code 1, nothing on standard output, one line with the message on standard error."""
-    code, out, err = outcome
-    assert (code, out) == (1, "")
-    assert len(err.splitlines()) == 1, err
-    assert err.startswith("lqcompile: error: ")
-    assert message in err
-
-
-def test_run(network, board, call, tmp_path):
-    arguments = ("-i", network / "in.npz", "-o", tmp_path / "out.npz", "--rpc", board.name)
-    code, out, err = call("run", network / "model.tar", *arguments, "--json")
+def test_run(classifier, images, board, call, tmp_path):
+    arguments = ("-i", images, "-o", tmp_path / "out.npz", "--rpc", board.name)
+    code, out, err = call("run", classifier / "model.tar", *arguments, "--json")
     assert (code, err) == (0, "")
     report = json.loads(out)
     assert report["device"] == f"board {board.name}"
     assert report["seconds"] > 0
-    with np.load(network / "in.npz") as samples, np.load(tmp_path / "out.npz") as found:
-        for name, array in load(network / "model.tar").run(dict(samples)).items():
+    with np.load(images) as samples, np.load(tmp_path / "out.npz") as found:
+        for name, array in load(classifier / "model.tar").run(dict(samples)).items():
             np.testing.assert_array_equal(found[name], array)
-    code, out, _ = call("run", network / "model.tar", "--random", "1", "--rpc", board.name)
+    code, out, _ = call("run", classifier / "model.tar", "--random", "1", "--rpc", board.name)
     assert code == 0
     assert f"on board {board.name}" in out and "Ran in" in out
 
 
-def test_verify(network, board, call):
-    arguments = ("-a", network / "model.tar", "--random", "4", "--rpc", board.name)
-    code, out, err = call("verify", network / "model.onnx", *arguments, "--json")
+def test_verify(classifier, board, call):
+    arguments = ("-a", classifier / "model.tar", "--random", "4", "--rpc", board.name)
+    code, out, err = call("verify", classifier / "model.onnx", *arguments, "--json")
     assert (code, err) == (0, "")
     report = json.loads(out)
     assert report["passed"] and report["device"] == f"board {board.name}"
@@ -85,40 +53,40 @@ def test_verify(network, board, call):
     assert report["forced"]["mismatches"] == report["forced"]["integer_mismatches"] == 0
 
 
-def test_bench(network, board, call):
-    arguments = ("-a", network / "model.tar", "--rpc", board.name, "--limit", "0.2", "--repeats", "2")
-    code, out, err = call("bench", network / "model.onnx", *arguments, "--json")
+def test_bench(classifier, board, call):
+    arguments = ("-a", classifier / "model.tar", "--rpc", board.name, "--limit", "0.2", "--repeats", "2")
+    code, out, err = call("bench", classifier / "model.onnx", *arguments, "--json")
     assert (code, err) == (0, "")
     report = json.loads(out)
     assert set(report["against"]) == {"float-twin", "onnxruntime-fp32", "onnxruntime-int8"}
     assert {"median_ms", "p10_ms", "p90_ms", "p99_ms", "drift", "layers", "conditions", "device", "settled"} <= set(
         report
     )
-    code, out, err = call("bench", network / "model.onnx", *arguments, "--against", "float-twin")
+    code, out, err = call("bench", classifier / "model.onnx", *arguments, "--against", "float-twin")
     assert (code, err) == (0, "")
     for text in ("float-twin", "times as long", "drift", "share", "interleaved rounds", "Before: ", "After: "):
         assert text in out
     assert "onnxruntime" not in out
 
 
-def test_bench_of_an_artifact_alone(network, board, call):
-    code, out, err = call("bench", network / "model.tar", "--rpc", board.name, "--limit", "0.1", "--repeats", "1")
+def test_bench_of_an_artifact_alone(classifier, board, call):
+    code, out, err = call("bench", classifier / "model.tar", "--rpc", board.name, "--limit", "0.1", "--repeats", "1")
     assert (code, err) == (0, "")
     assert "Nothing beside it: give the ONNX file and --artifact, or --float-model" in out
     refused(
-        call("bench", network / "model.tar", "--rpc", board.name, "--against", "float-twin"),
+        call("bench", classifier / "model.tar", "--rpc", board.name, "--against", "float-twin"),
         "peers float-twin: found an artifact alone, expected an ONNX file to make them from",
     )
 
 
-def test_devices_and_a_board_of_a_tracker(network, call, tmp_path):
+def test_devices_and_a_board_of_a_tracker(classifier, call, tmp_path):
     with loopback.tracker(tmp_path) as tracker:
         code, out, err = call("devices", "--tracker", tracker.name)
         assert (code, err) == (0, "")
         assert "No board has registered; start 'lqcompile serve --tracker HOST:PORT --key KEY' on one." in out
         with loopback.server(tmp_path, key="rpi4", tracker=tracker.port) as program:
             options = ("--random", "1", "--tracker", tracker.name, "--key", "rpi4")
-            assert call("run", network / "model.tar", *options)[0] == 0
+            assert call("run", classifier / "model.tar", *options)[0] == 0
             code, out, err = call("devices", "--tracker", tracker.name, "--json")
             assert (code, err) == (0, "")
             (entry,) = json.loads(out)["keys"]
@@ -131,7 +99,9 @@ def test_devices_and_a_board_of_a_tracker(network, call, tmp_path):
             out = call("devices", "--tracker", tracker.name)[1]
             assert "rpi4" in out and program.name in out
         options = ("--random", "1", "--tracker", tracker.name, "--key", "rpi5", "--timeout", "0.5")
-        refused(call("run", network / "model.tar", *options), "found no board with key 'rpi5' (keys that exist: none)")
+        refused(
+            call("run", classifier / "model.tar", *options), "found no board with key 'rpi5' (keys that exist: none)"
+        )
 
 
 def test_what_a_board_is(board, call, tmp_path):
@@ -155,14 +125,14 @@ def test_a_state_in_words():
     assert "THROTTLED" not in state_in_words(state | {"throttled": "0x0"})
 
 
-def test_nobody_there(network, call):
+def test_nobody_there(classifier, call):
     with socket.create_server((loopback.HOST, 0)) as probe:
         name = f"{loopback.HOST}:{probe.getsockname()[1]}"
     message = f"board {name}: found no server, expected one; start 'lqcompile serve' there"
     for command in (
-        ("run", network / "model.tar", "--random", "1"),
-        ("verify", network / "model.onnx", "-a", network / "model.tar"),
-        ("bench", network / "model.tar"),
+        ("run", classifier / "model.tar", "--random", "1"),
+        ("verify", classifier / "model.onnx", "-a", classifier / "model.tar"),
+        ("bench", classifier / "model.tar"),
     ):
         refused(call(*command, "--rpc", name), message)
     refused(call("devices", "--tracker", name), f"tracker {name}: found connection refused, expected a tracker")
@@ -180,36 +150,36 @@ def test_nobody_there(network, call):
         (("--rpc", "nowhere"), "address 'nowhere': expected HOST:PORT"),
     ],
 )
-def test_options_that_do_not_go_together(network, call, options, message):
-    refused(call("run", network / "model.tar", "--random", "1", *options), message)
+def test_options_that_do_not_go_together(classifier, call, options, message):
+    refused(call("run", classifier / "model.tar", "--random", "1", *options), message)
 
 
-def test_a_limit_needs_a_board(network, call):
+def test_a_limit_needs_a_board(classifier, call):
     refused(
-        call("bench", network / "model.tar", "--limit", "3"),
+        call("bench", classifier / "model.tar", "--limit", "3"),
         "bench: found --limit without --rpc or --tracker, expected a board with it",
     )
 
 
-def test_building_for_another_machine_than_the_board(network, board, call):
+def test_building_for_another_machine_than_the_board(classifier, board, call):
     refused(
-        call("verify", network / "model.onnx", "--target", "raspberry-pi-4", "--rpc", board.name),
+        call("verify", classifier / "model.onnx", "--target", "raspberry-pi-4", "--rpc", board.name),
         f"target 'raspberry-pi-4': found code for aarch64, expected x86_64 as on board {board.name}; choose another",
     )
 
 
-def test_no_times_under_emulation(network, call, tmp_path):
+def test_no_times_under_emulation(classifier, call, tmp_path):
     with loopback.server(tmp_path, fault="emulated") as board:
-        code, out, _ = call("run", network / "model.tar", "--random", "1", "--rpc", board.name)
+        code, out, _ = call("run", classifier / "model.tar", "--random", "1", "--rpc", board.name)
         assert code == 0
         assert "Ran under emulation, where a time means nothing" in out and " ms" not in out
         refused(
-            call("bench", network / "model.tar", "--rpc", board.name), "found qemu-user emulation, expected hardware"
+            call("bench", classifier / "model.tar", "--rpc", board.name), "found qemu-user emulation, expected hardware"
         )
 
 
-def test_an_output_is_whole_or_not_there(network, call, tmp_path):
+def test_an_output_is_whole_or_not_there(classifier, images, call, tmp_path):
     with loopback.server(tmp_path, fault="crash") as board:
-        options = ("-i", network / "in.npz", "-o", tmp_path / "out.npz", "--rpc", board.name)
-        refused(call("run", network / "model.tar", *options), "found the session broken during 'run'")
+        options = ("-i", images, "-o", tmp_path / "out.npz", "--rpc", board.name)
+        refused(call("run", classifier / "model.tar", *options), "found the session broken during 'run'")
     assert not list(tmp_path.glob("*out.npz*"))

@@ -4,10 +4,8 @@ import loopback
 import numpy as np
 import onnx
 import pytest
-from models import classifier_model
 
 from lqcompile import cpu
-from lqcompile.build import build
 from lqcompile.errors import DeviceError, InputError
 from lqcompile.peers import FP32, INT8, parse_peers
 from lqcompile.rpc.bench import (
@@ -21,24 +19,14 @@ from lqcompile.rpc.bench import (
 from lqcompile.rpc.device import Device
 from lqcompile.runtime import load
 
-TARGET = "x86-avx2"
-
 WAIT_S = 60.0
-
-pytestmark = pytest.mark.skipif(
-    cpu.machine() != "x86_64" or "avx2" not in cpu.cpu_features(), reason=f"this CPU does not run {TARGET}"
-)
 
 
 @pytest.fixture(scope="module")
-def network(tmp_path_factory):
+def network(classifier):
     """Folder with model.onnx and model.tar; samples."""
-    folder = tmp_path_factory.mktemp("network")
-    onnx.save(classifier_model(np.random.default_rng(11), shape=(1, 8, 8)), folder / "model.onnx")
-    build(folder / "model.onnx", target=TARGET, output=folder / "model.tar")
-    (port,) = load(folder / "model.tar").inputs
-    samples = {port.name: np.random.default_rng(0).standard_normal((20, *port.shape)).astype(np.float32)}
-    return folder, samples
+    (port,) = load(classifier / "model.tar").inputs
+    return classifier, {port.name: np.random.default_rng(0).standard_normal((20, *port.shape)).astype(np.float32)}
 
 
 def bench(device, network, peers, **options):
@@ -59,14 +47,14 @@ def test_names_of_peers():
         parse_peers("openvino-int8", BOARD_PEERS)
 
 
-def test_peers_need_a_model(tmp_path):
-    empty = {"model": None, "float_model": None, "variant": TARGET, "folder": tmp_path, "calibration": {}}
+def test_peers_need_a_model(tmp_path, shared_target):
+    empty = {"model": None, "float_model": None, "variant": shared_target, "folder": tmp_path, "calibration": {}}
     assert make_peers((), **empty) == {}
     with pytest.raises(InputError, match=r"peers float-twin: found an artifact alone, expected an ONNX file to make"):
         make_peers((TWIN,), **empty)
 
 
-def test_a_report_with_all_peers(network, tmp_path):
+def test_a_report_with_all_peers(network, tmp_path, shared_target):
     folder, samples = network
     with loopback.server(tmp_path) as board, Device(board.address, timeout_s=WAIT_S) as device:
         assert usual_peers(device) == BOARD_PEERS
@@ -74,14 +62,14 @@ def test_a_report_with_all_peers(network, tmp_path):
             BOARD_PEERS,
             model=folder / "model.onnx",
             float_model=None,
-            variant=TARGET,
+            variant=shared_target,
             folder=tmp_path,
             calibration=samples,
         )
         report, told = bench(device, network, peers)
     found = report.to_json()
     assert set(found["against"]) == set(BOARD_PEERS)
-    assert found["variant"] == TARGET
+    assert found["variant"] == shared_target
     assert (found["batch"], found["threads"]) == (2, 1)
     variant = load(folder / "model.tar").variant
     assert [layer["name"] for layer in found["layers"]] == [region["name"] for region in variant["regions"]]
@@ -102,9 +90,9 @@ def test_a_report_with_all_peers(network, tmp_path):
     assert texts[-1].startswith("timing layer ")
 
 
-def test_the_compiled_twin_is_the_float_network(network, tmp_path):
+def test_the_compiled_twin_is_the_float_network(network, tmp_path, shared_target):
     folder, samples = network
-    options = {"model": folder / "model.onnx", "float_model": None, "variant": TARGET, "folder": tmp_path}
+    options = {"model": folder / "model.onnx", "float_model": None, "variant": shared_target, "folder": tmp_path}
     files = make_peers((TWIN, FP32), **options, calibration=samples)
     session = onnx.reference.ReferenceEvaluator(str(files[FP32]))
     (expected,) = session.run(None, samples)

@@ -8,34 +8,22 @@ from contextlib import contextmanager, suppress
 
 import loopback
 import numpy as np
-import onnx
 import pytest
-from models import classifier_model
 
 from lqcompile import cpu
 from lqcompile.artifact import read_artifact, write_artifact
-from lqcompile.build import build
 from lqcompile.errors import ArtifactError, DeviceError, InputError
 from lqcompile.rpc.device import Device, request_device
 from lqcompile.rpc.model import RemoteModel
 from lqcompile.runtime import load
 
-TARGET = "x86-avx2"
-
 WAIT_S = 30.0
 """Longer than anything here takes where nothing is wrong."""
 
-pytestmark = pytest.mark.skipif(
-    cpu.machine() != "x86_64" or "avx2" not in cpu.cpu_features(), reason=f"this CPU does not run {TARGET}"
-)
-
 
 @pytest.fixture(scope="module")
-def artifact(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("network")
-    onnx.save(classifier_model(np.random.default_rng(11), shape=(1, 8, 8)), folder / "model.onnx")
-    build(folder / "model.onnx", target=TARGET, output=folder / "model.tar")
-    return folder / "model.tar"
+def artifact(classifier):
+    return classifier / "model.tar"
 
 
 @pytest.fixture(scope="module")
