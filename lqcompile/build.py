@@ -16,6 +16,7 @@ from lqcompile import cpu
 from lqcompile.artifact import write_artifact
 from lqcompile.codegen import compile_driver, link
 from lqcompile.errors import BuildError
+from lqcompile.facts import layer_facts, region_facts
 from lqcompile.files import check_writable
 from lqcompile.graph.check import load_checked
 from lqcompile.graph.fuse import make_plan
@@ -236,6 +237,7 @@ def _manifest(plan: Plan, path: Path, data: bytes, target: Target, variants: lis
 
 def _variant(plan: Plan, program: Program, driver: Driver, target: Target, library: str, params: str) -> dict[str, Any]:
     tensors: dict[str, Tensor] = {tensor.key: tensor for step in program.steps for tensor in step.outputs}
+    everything = tensors | {tensor.key: tensor for tensor in (*program.inputs, *program.outputs)}
     regions = {region.name: region for region in plan.regions}
     held = [key for key in driver.offsets if tensors[key].value in plan.values]
     known = {tensors[key].value for key in held}
@@ -256,6 +258,7 @@ def _variant(plan: Plan, program: Program, driver: Driver, target: Target, libra
                 "writes": [output.value.name for output in region.outputs if output.value.name in known]
                 if region
                 else [],
+                **region_facts(region, steps, everything),
             }
         )
     return {
@@ -265,14 +268,14 @@ def _variant(plan: Plan, program: Program, driver: Driver, target: Target, libra
         "params": params,
         "arena_bytes": driver.arena_bytes,
         "steps": len(program.steps),
-        "layers": [_layer(plan, name, choice) for name, choice in program.choices.items()],
+        "layers": [_layer(plan, program, name, choice) for name, choice in program.choices.items()],
         "regions": spans,
         "tensors": [describe(tensors[key], plan.values[tensors[key].value or ""], driver.offsets[key]) for key in held],
         "sums": [describe_sums(kernel) for kernel in program.sums],
     }
 
 
-def _layer(plan: Plan, name: str, choice: Choice) -> dict[str, Any]:
+def _layer(plan: Plan, program: Program, name: str, choice: Choice) -> dict[str, Any]:
     region = next(region for region in plan.regions if region.name == name)
     if not isinstance(region.operation, Contraction):
         raise TypeError(f"region {name} is not a contraction")
@@ -290,6 +293,8 @@ def _layer(plan: Plan, name: str, choice: Choice) -> dict[str, Any]:
             {"kernel": candidate.family, "tile": _tile(candidate.tile), "us": round(time, 3)}
             for candidate, time in choice.measured
         ],
+        "estimates": [{"kernel": family, "times": round(times, 3)} for family, times in choice.estimates],
+        **layer_facts(region.operation, [step for step in program.steps if step.region == name]),
     }
 
 

@@ -15,7 +15,7 @@ members     member name to ``{"bytes", "sha256"}``
 sha256      of the manifest without this line
 =========== ===========================================================================================================
 
-Other keys are kept and ignored.
+Other keys are kept and ignored here: those that running takes, and what `lqcompile.facts` tells of layers and regions.
 """
 
 from __future__ import annotations

@@ -33,6 +33,7 @@ LAYERS = {
     "schedules": 5,
     "codegen": 5,
     "lowering": 5,
+    "facts": 5,
     "float_twin": 5,
     "runtime": 6,
     "wheels": 1,

@@ -88,12 +88,14 @@ class Choice:
         reason: why.
         tile: register tile, None for what the schedule's model picks.
         measured: every candidate that was timed, with its median in microseconds; empty without a measurement.
+        estimates: where the cost table decided, every family that serves with its time, as a multiple of the least.
     """
 
     family: str
     reason: str
     tile: Tile | None = None
     measured: tuple[tuple[Candidate, float], ...] = ()
+    estimates: tuple[tuple[str, float], ...] = ()
 
 
 def choose(contraction: Contraction, quantizer: AnyQuantizer | None, target: str) -> Choice:
@@ -113,7 +115,11 @@ def choose(contraction: Contraction, quantizer: AnyQuantizer | None, target: str
         return Choice(family="popcount", reason=f"bases are not integers, {pairs} plane pairs")
     costs = sorted((_cost(family, contraction, quantizer, target), family) for family in families)
     (least, best), (more, other) = costs[:2]
-    return Choice(family=best, reason=f"cost table: {more / least:.1f} x {other} at {pairs} plane pairs")
+    return Choice(
+        family=best,
+        reason=f"cost table: {more / least:.1f} x {other} at {pairs} plane pairs",
+        estimates=tuple((family, cost / least) for cost, family in costs),
+    )
 
 
 def _cost(family: str, contraction: Contraction, quantizer: AnyQuantizer | None, target: str) -> float:

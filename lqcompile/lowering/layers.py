@@ -171,6 +171,7 @@ class _Lowering:
             inputs=inputs,
             constants=(*constants, *arrays),
             outputs=(*workspaces, *(tensor for _, tensor in layer.stores)),
+            loop=type(self.family).__name__,
         )
         if not exact:
             return step, None

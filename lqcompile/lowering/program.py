@@ -44,6 +44,7 @@ class Step:
         inputs: keys of tensors.
         constants: arrays, flat.
         outputs: what it writes, workspaces first.
+        loop: of a contraction, the class of the schedule that has its inner loop; else empty.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Step:
     inputs: tuple[str, ...]
     constants: tuple[npt.NDArray[Any], ...]
     outputs: tuple[Tensor, ...]
+    loop: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
