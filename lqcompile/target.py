@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from lqcompile.errors import TargetError
@@ -23,6 +24,8 @@ class Target:
         features: CPU features (as Linux names them) that the code uses; all must be there at load.
         vector_bits: width of a vector register.
         variants: names of targets instead of code of its own; a load picks the last one that the CPU can run.
+        peaks: multiply-accumulates per cycle and core that nothing can exceed, by the class of the schedule that has
+            the inner loop; of one plane pair for loops on bit planes. Empty where the target stands for unlike cores.
     """
 
     name: str
@@ -34,6 +37,7 @@ class Target:
     features: tuple[str, ...] = ()
     vector_bits: int = 128
     variants: tuple[str, ...] = ()
+    peaks: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def lanes(self) -> int:

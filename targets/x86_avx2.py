@@ -10,4 +10,15 @@ TARGET = Target(
     llvm={"mcpu": "haswell"},
     features=("avx2", "fma", "bmi2", "popcnt"),
     vector_bits=256,
+    # Zen: four vector pipes; VFMADD, VPMADDUBSW, VPMADDWD and VPSHUFB issue twice a cycle, additions four times.
+    # Popcount by bytes is 8 instructions for 256 bits. Intel's three pipes reach less (docs/performance.md).
+    peaks={
+        "FloatFma": 16,
+        "DotBytes": 64,
+        "DotBytesWide": 32,
+        "DotPairs": 32,
+        "DotRows": 32,
+        "PopcountBytes": 128,
+        "Lookup": 256,
+    },
 )

@@ -10,4 +10,14 @@ TARGET = Target(
     llvm={"mcpu": "skylake-avx512"},
     features=("avx2", "fma", "bmi2", "popcnt", "avx512f", "avx512bw", "avx512dq", "avx512vl"),
     vector_bits=512,
+    # Two pipes of 512 bits. VPMADDUBSW and VPADDW for 64, widened at once by VPMADDWD; 2 VPMADDWD and 2 VPADDD for 64;
+    # 29 instructions for 8 x 512 bits by carry-save adders (docs/performance.md).
+    peaks={
+        "FloatFma": 32,
+        "DotBytes": 64,
+        "DotBytesWide": 42.7,
+        "DotPairs": 32,
+        "DotRows": 32,
+        "PopcountCarrySave": 282,
+    },
 )

@@ -10,4 +10,7 @@ TARGET = Target(
     llvm={"mcpu": "cascadelake"},
     features=("avx2", "fma", "bmi2", "popcnt", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni"),
     vector_bits=512,
+    # Two pipes of 512 bits: VPDPBUSD for 64, 29 instructions for 8 x 512 bits by carry-save adders
+    # (docs/performance.md).
+    peaks={"FloatFma": 32, "DotVnni": 128, "PopcountCarrySave": 282},
 )

@@ -26,4 +26,6 @@ TARGET = Target(
         "avx512vbmi",
     ),
     vector_bits=512,
+    # Two pipes of 512 bits: VPDPBUSD for 64; AND, VPOPCNTD and VPADDD for 512 bits (docs/performance.md).
+    peaks={"FloatFma": 32, "DotVnni": 128, "PopcountLanes": 341},
 )

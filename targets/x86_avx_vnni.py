@@ -10,4 +10,7 @@ TARGET = Target(
     llvm={"mcpu": "haswell", "mattr": ["+avxvnni"]},
     features=("avx2", "fma", "bmi2", "popcnt", "avx_vnni"),
     vector_bits=256,
+    # Three vector pipes: VFMADD and VPDPBUSD issue twice a cycle, the 8 instructions of a popcount take 8/3 cycles,
+    # VPSHUFB and VPADDB of a look-up 2/3 (docs/performance.md).
+    peaks={"FloatFma": 16, "DotVnni": 64, "PopcountBytes": 96, "Lookup": 192},
 )

@@ -1,5 +1,6 @@
 """Targets are found by name, and every file in targets/ is one."""
 
+import importlib
 import itertools
 import re
 
@@ -33,3 +34,13 @@ def test_an_unknown_target_is_answered_with_the_known() -> None:
     expected = f"target 'vax': unknown; known targets: {', '.join(names())}"
     with pytest.raises(TargetError, match=f"^{re.escape(expected)}$"):
         find("vax")
+
+
+@pytest.mark.parametrize("name", [name for name in names() if find(name).peaks])
+def test_peaks_are_given_for_the_loops_of_the_schedule(name: str) -> None:
+    target = find(name)
+    schedule = importlib.import_module(f"lqcompile.schedules.{target.schedule}")
+    isa = schedule.machine(target)
+    loops = {type(schedule.family(isa, family)).__name__ for family in (*RATES[name], "float")}
+    assert loops <= target.peaks.keys()
+    assert all(peak > 0 for peak in target.peaks.values())
