@@ -46,10 +46,10 @@ def combine(
     for i in range(rule.weight_basis):
         inner = None
         for j, factor in enumerate(rule.act_basis):
-            term = fence(constant(factor, "float64", isa) * T.cast(sum_of(i, j), double), double)
+            term = fence(constant(factor, "float64", isa) * T.cast(sum_of(i, j), double), double, isa)
             inner = term if inner is None else inner + term
         if not rule.weighted:
             return T.bind(inner)
-        term = fence(load(basis, i * channels + channel, isa) * inner, double)
+        term = fence(load(basis, i * channels + channel, isa) * inner, double, isa)
         total = term if total is None else total + term
     return T.bind(total)

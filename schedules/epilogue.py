@@ -206,6 +206,10 @@ class Emitter:
         self.outputs = list(outputs)
         self.channels = channels
 
+    def pixel(self, form: Format, y: Expr, x: Expr) -> Expr:
+        """Index of the first element of pixel (y, x) in a buffer of the format."""
+        return pixel_index(form, y, x)
+
     def emit(self, value: Expr, y: Expr, x: Expr, block: Expr) -> None:
         """Stages, quantizers and stores.
 
@@ -267,7 +271,7 @@ class Emitter:
         for step in steps:
             if isinstance(step, AffineStep):
                 if step.scaled:
-                    value = fence(value * load(next(parameters), channel, isa), double)
+                    value = fence(value * load(next(parameters), channel, isa), double, isa)
                 if step.shifted:
                     value = value + load(next(parameters), channel, isa)
             elif isinstance(step, ClampStep):
@@ -279,7 +283,7 @@ class Emitter:
                 # Vectors behind the last channel of the residual are padding of another output: any value does.
                 last = step.format.padded_channels - isa.lanes
                 inner = channel if step.format.padded_channels >= self.channels else T.min(channel, last)
-                index = pixel_index(step.format, y, x) + inner
+                index = self.pixel(step.format, y, x) + inner
                 value = value + T.cast(load(next(residuals), index, isa), double)
             value = T.bind(value)
         return value
@@ -296,7 +300,7 @@ class Emitter:
             conditions = [value > constant(bound, "float32", isa) for bound in item.quantizer.thresholds]
             self._store_levels(item, output, conditions, y, x, block)
             return
-        index = pixel_index(item.format, y, x) + block * isa.lanes
+        index = self.pixel(item.format, y, x) + block * isa.lanes
         if item.quantizer is None:
             store(output, value, index, isa)
             return
@@ -313,7 +317,7 @@ class Emitter:
         if not isinstance(item.quantizer, LevelQuantizer):
             raise TypeError("levels need a level quantizer")
         isa, form, stored = self.isa, item.format, item.quantizer.stored
-        base = pixel_index(form, y, x)
+        base = self.pixel(form, y, x)
         if form.kind != "bits":
             dtype = "float32" if form.kind == "f32" else "int32"
             value = constant(stored[0], dtype, isa)
@@ -347,4 +351,4 @@ class Emitter:
         """Bits of the lanes that hold channels: the tail of the last word stays zero, popcounts rely on it."""
         lanes = self.isa.lanes
         rest = T.min(T.max(form.channels - block * lanes, 0), lanes)
-        return T.cast(T.shift_left(T.int32(1), rest) - 1, word)
+        return T.cast(T.shift_left(T.int64(1), T.cast(rest, "int64")) - T.int64(1), word)

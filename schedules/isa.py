@@ -27,36 +27,83 @@ class Isa(Protocol):
     def movemask(self, condition: Expr) -> Expr:
         """Bits of a vector condition, lane 0 least significant, as uint{lanes}."""
 
+    def vector(self, dtype: str) -> str:
+        """See the function `vector`."""
+
+    def constant(self, value: float, dtype: str) -> Expr:
+        """See the function `constant`."""
+
+    def broadcast(self, value: Expr) -> Expr:
+        """See the function `broadcast`."""
+
+    def load(self, buffer: Expr, index: Expr) -> Expr:
+        """See the function `load`."""
+
+    def store(self, buffer: Expr, value: Expr, index: Expr) -> None:
+        """See the function `store`."""
+
+    def fence(self, value: Expr, dtype: str) -> Expr:
+        """See the function `fence`."""
+
+
+class Registers:
+    """Vectors that are values of their own, as CPUs have them (on a GPU the lanes are threads)."""
+
+    lanes: int
+
+    def vector(self, dtype: str) -> str:
+        """A TensorIR vector type."""
+        return f"{dtype}x{self.lanes}"
+
+    def constant(self, value: float, dtype: str) -> Expr:
+        """The literal in each lane."""
+        return self.broadcast(getattr(T, dtype)(value))
+
+    def broadcast(self, value: Expr) -> Expr:
+        """The value in each lane."""
+        return T.broadcast(value, self.lanes)
+
+    def load(self, buffer: Expr, index: Expr) -> Expr:
+        """One vector load."""
+        return buffer[T.ramp(index, 1, self.lanes)]
+
+    def store(self, buffer: Expr, value: Expr, index: Expr) -> None:
+        """One vector store."""
+        T.buffer_store(buffer, value, [T.ramp(index, 1, self.lanes)])
+
+    def fence(self, value: Expr, dtype: str) -> Expr:
+        """Opaque to LLVM's contraction of products and sums (TVM 0.27 allows FMA)."""
+        return T.call_llvm_pure_intrin(dtype, "llvm.arithmetic.fence", value)
+
 
 def vector(dtype: str, isa: Isa) -> str:
-    """The vector type of `lanes` elements of `dtype`."""
-    return f"{dtype}x{isa.lanes}"
+    """The type of a vector of `lanes` elements of `dtype`."""
+    return isa.vector(dtype)
 
 
 def broadcast(value: Expr, isa: Isa) -> Expr:
     """A vector with `value` in each lane."""
-    return T.broadcast(value, isa.lanes)
+    return isa.broadcast(value)
 
 
 def constant(value: float, dtype: str, isa: Isa) -> Expr:
     """A vector constant."""
-    literal = int(value) if dtype.startswith(("int", "uint")) else float(value)
-    return T.broadcast(getattr(T, dtype)(literal), isa.lanes)
+    return isa.constant(int(value) if dtype.startswith(("int", "uint")) else float(value), dtype)
 
 
 def load(buffer: Expr, index: Expr, isa: Isa) -> Expr:
     """One vector from consecutive elements."""
-    return buffer[T.ramp(index, 1, isa.lanes)]
+    return isa.load(buffer, index)
 
 
 def store(buffer: Expr, value: Expr, index: Expr, isa: Isa) -> None:
     """One vector to consecutive elements."""
-    T.buffer_store(buffer, value, [T.ramp(index, 1, isa.lanes)])
+    isa.store(buffer, value, index)
 
 
-def fence(value: Expr, dtype: str) -> Expr:
-    """Keeps LLVM from contracting a product with the sum that follows: each is rounded once (TVM 0.27 allows FMA)."""
-    return T.call_llvm_pure_intrin(dtype, "llvm.arithmetic.fence", value)
+def fence(value: Expr, dtype: str, isa: Isa) -> Expr:
+    """Keeps the compiler from contracting a product with the sum that follows: each is rounded once."""
+    return isa.fence(value, dtype)
 
 
 def element_bits(dtype: str) -> int:

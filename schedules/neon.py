@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from tvm.script.ir_builder import tirx as T
 
-from .isa import Expr
+from .isa import Expr, Registers
 
 LANES = 16
 """Channels of a vector: four registers of 32-bit lanes, one of bytes."""
@@ -22,7 +22,7 @@ REGISTER_BITS = 128
 
 
 @dataclass(frozen=True, kw_only=True)
-class Neon:
+class Neon(Registers):
     """Vector operations of one ARM target.
 
     Args:

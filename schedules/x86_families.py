@@ -13,7 +13,7 @@ from typing import Any
 
 from tvm.script.ir_builder import tirx as T
 
-from .isa import Expr, broadcast, constant, vector
+from .isa import Expr, Registers, broadcast, constant, vector
 from .words import BitWords, Words
 
 MAJORITY, PARITY = 0xE8, 0x96
@@ -24,7 +24,7 @@ FLUSH_STEPS = 31
 
 
 @dataclass(frozen=True, kw_only=True)
-class X86:
+class X86(Registers):
     """Vector operations of one x86 target."""
 
     lanes: int
