@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 import lqcompile.nn as lq
 from lqcompile.errors import LQCompileError
-from lqcompile.nn.data import DEBIAN_FOLDER, load_fashion_mnist
+from lqcompile.training.data.idx import DEBIAN_FOLDER, load_idx_images
 
 
 class FashionNet(nn.Module):
@@ -111,7 +111,7 @@ def load(folder: Path) -> dict[str, Tensor]:
     """All images as uint8[N, 1, 28, 28] and labels as int64[N]."""
     data: dict[str, Tensor] = {}
     for part in ("train", "test"):
-        images, labels = load_fashion_mnist(part, folder)
+        images, labels = load_idx_images(part, folder)
         data[f"{part}_images"] = torch.from_numpy(images)[:, None]
         data[f"{part}_labels"] = torch.from_numpy(labels).long()
     return data

@@ -19,6 +19,10 @@ class QuantizationError(LQCompileError, ValueError):
     """A module or a request that the training front-end cannot quantize."""
 
 
+class TrainingError(LQCompileError):
+    """A recipe, a data set, a checkpoint or a run that training cannot go on with."""
+
+
 class ModelError(LQCompileError):
     """An ONNX file that is unreadable, or that violates the contract."""
 
