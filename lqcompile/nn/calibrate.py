@@ -14,8 +14,9 @@ from lqcompile.errors import QuantizationError
 from lqcompile.nn.convert import quantizers, snap
 from lqcompile.nn.int8 import Int8Activation
 from lqcompile.nn.layers import LQConv2d, LQLinear
+from lqcompile.nn.methods import ActivationQuantizer, WeightQuantizer
 from lqcompile.nn.qem import Levels, Statistics, quantize_with_statistics
-from lqcompile.nn.quantizer import LevelQuantizer, LQActivation
+from lqcompile.nn.quantizer import LevelQuantizer, LQActivation, LQWeight
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 
@@ -51,16 +52,22 @@ def calibrate(
         `model`.
 
     Raises:
-        QuantizationError: nothing quantized in `model`, or `loader` gives no batch on some pass (an iterator instead of
-            a sequence), or a limit out of range.
+        QuantizationError: nothing quantized in `model`, a quantizer of another method than "lq", no batch from `loader`
+            on some pass (an iterator instead of a sequence), or a limit out of range.
     """
+    for name, module in model.named_modules():
+        if isinstance(module, ActivationQuantizer | WeightQuantizer) and not isinstance(module, LevelQuantizer):
+            raise QuantizationError(
+                f"calibrate: layer {name!r} is a {type(module).__name__}, expected a quantizer of method 'lq'; "
+                "train the model instead"
+            )
     found = list(quantizers(model))
     if not found:
         raise QuantizationError(f"model {type(model).__name__}: found no quantized layer; call quantize first")
     mode = {module: module.training for module in model.modules()}
     model.eval()
     for module in model.modules():
-        if isinstance(module, LQConv2d | LQLinear):
+        if isinstance(module, LQConv2d | LQLinear) and isinstance(module.weight_quantizer, LQWeight):
             fit_rows(module.weight_quantizer, module.weight.detach().float().flatten(1), tolerance)
     activations = [quantizer for quantizer in found if isinstance(quantizer, LQActivation)]
     device = found[0].basis.device

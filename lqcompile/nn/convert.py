@@ -12,6 +12,7 @@ from lqcompile.encoding import MAX_ACTIVATION_TOTAL, MAX_WEIGHT_TOTAL
 from lqcompile.errors import QuantizationError
 from lqcompile.nn.int8 import Int8Activation, Int8Conv2d, Int8Linear
 from lqcompile.nn.layers import LQConv2d, LQLinear
+from lqcompile.nn.methods import ActivationQuantizer, MethodName, WeightQuantizer, find_method
 from lqcompile.nn.quantizer import LevelQuantizer
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
@@ -24,6 +25,7 @@ def quantize(
     skip: Sequence[str] = ("first", "last"),
     edge_bits: Literal[8] | None = None,
     basis: Literal["float", "int8"] = "float",
+    method: MethodName = "lq",
 ) -> ModelT:
     """Replace every Conv2d and Linear by its quantized layer, in place; parameters are shared, not copied.
 
@@ -38,14 +40,23 @@ def quantize(
             input channels), names as in ``model.named_modules()``, or patterns of such names (``"head.*"``).
         edge_bits: 8 turns the layers meant by "first" and "last" into 8-bit ones; None leaves them in float.
         basis: "int8" requires `snap` (or `calibrate`, which snaps) before export.
+        method: "lq" for learned codes; "dorefa-pact" and "lsq" for uniform grids to compare with, trained by the same
+            loop (`lqcompile.nn.dorefa`, `lqcompile.nn.lsq`). Those have integer bases throughout and need no `snap`,
+            except weights of "lsq" from 2 bits on, whose grid has an offset: they have float bases.
 
     Returns:
         `model`.
 
     Raises:
         QuantizationError: bits out of range, a name in `skip` that matches no layer, nothing to quantize, an option
-            that does not exist, or padding that is not with zeros.
+            that does not exist, padding that is not with zeros, or integer bases of a method that has none.
     """
+    find_method(method)
+    if (method, basis) == ("lsq", "int8") and weight_bits > 1:
+        raise QuantizationError(
+            f"basis: found 'int8' with method='lsq' and weight_bits={weight_bits}, expected 'float'; "
+            "its grid of weights has an offset, so leave basis out"
+        )
     _check_option("basis", basis, ("float", "int8"))
     _check_option("edge_bits", edge_bits, (None, 8))
     layers = {name: module for name, module in model.named_modules() if type(module) in (nn.Conv2d, nn.Linear)}
@@ -60,7 +71,7 @@ def quantize(
         if name in edges and edge_bits == 8:
             replacements[layer] = _int8_layer(layer)
         elif name not in edges and name not in kept:
-            replacements[layer] = _lq_layer(name, layer, weight_bits, act_bits)
+            replacements[layer] = _lq_layer(name, layer, weight_bits, act_bits, method)
     for parent in list(model.modules()):
         for child_name, child in list(parent.named_children()):
             if child in replacements:
@@ -73,7 +84,7 @@ def quantize(
 def snap(model: ModelT, weight_limit: int = MAX_WEIGHT_TOTAL, act_limit: int = MAX_ACTIVATION_TOTAL) -> ModelT:
     """Snap every basis to integers times one scale and freeze it, in place; train on to win back the loss.
 
-    The input ranges of 8-bit layers freeze too.
+    The input ranges of 8-bit layers freeze too. Uniform quantizers have nothing to snap: they are left as they are.
 
     Args:
         model: a quantized model.
@@ -93,10 +104,9 @@ def snap(model: ModelT, weight_limit: int = MAX_WEIGHT_TOTAL, act_limit: int = M
     ):
         if not 1 <= limit <= most:
             raise QuantizationError(f"{name}: found {limit}, expected 1 to {most}")
-    found = list(quantizers(model))
-    if not found:
+    if not any(isinstance(module, ActivationQuantizer | WeightQuantizer) for module in model.modules()):
         raise QuantizationError(f"model {type(model).__name__}: found no quantized layer; call quantize first")
-    for quantizer in found:
+    for quantizer in quantizers(model):
         quantizer.snap(weight_limit if quantizer.symmetric else act_limit)
     for module in model.modules():
         if isinstance(module, Int8Activation):
@@ -105,7 +115,7 @@ def snap(model: ModelT, weight_limit: int = MAX_WEIGHT_TOTAL, act_limit: int = M
 
 
 def quantizers(model: nn.Module) -> Iterator[LevelQuantizer]:
-    """Every learned quantizer in `model`."""
+    """Every quantizer with a learned basis in `model`."""
     return (module for module in model.modules() if isinstance(module, LevelQuantizer))
 
 
@@ -137,11 +147,11 @@ def _int8_layer(layer: nn.Module) -> nn.Module:
     return Int8Conv2d.from_float(layer) if isinstance(layer, nn.Conv2d) else Int8Linear.from_float(_linear(layer))
 
 
-def _lq_layer(name: str, layer: nn.Module, weight_bits: int, act_bits: int | None) -> nn.Module:
+def _lq_layer(name: str, layer: nn.Module, weight_bits: int, act_bits: int | None, method: MethodName) -> nn.Module:
     try:
         if isinstance(layer, nn.Conv2d):
-            return LQConv2d.from_float(layer, weight_bits, act_bits)
-        return LQLinear.from_float(_linear(layer), weight_bits, act_bits)
+            return LQConv2d.from_float(layer, weight_bits, act_bits, method)
+        return LQLinear.from_float(_linear(layer), weight_bits, act_bits, method)
     except QuantizationError as error:
         raise QuantizationError(f"layer {name!r}: {error}") from error
 

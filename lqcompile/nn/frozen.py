@@ -11,9 +11,11 @@ from torch import Tensor, nn
 from lqcompile.encoding import code_bits, pack_planes
 from lqcompile.errors import QuantizationError
 from lqcompile.nn import ops
+from lqcompile.nn.coding import Coding
 from lqcompile.nn.int8 import Int8Activation, Int8Conv2d, Int8Linear, weight_scale
 from lqcompile.nn.layers import LQConv2d, LQLinear
-from lqcompile.nn.quantizer import LevelQuantizer, LQActivation
+from lqcompile.nn.methods import ActivationQuantizer
+from lqcompile.nn.quantizer import LevelQuantizer
 
 
 def freeze(model: nn.Module) -> nn.Module:
@@ -40,18 +42,18 @@ def freeze(model: nn.Module) -> nn.Module:
 
 
 class FrozenActivation(nn.Module):
-    """`LQActivation` as the operator LQQuantize."""
+    """A quantizer of activations as the operator LQQuantize."""
 
-    def __init__(self, quantizer: LQActivation) -> None:
+    def __init__(self, quantizer: ActivationQuantizer) -> None:
         super().__init__()
-        levels = quantizer.levels()
+        levels, coding = quantizer.levels(), quantizer.coding()
         self.register_buffer("thresholds", levels.thresholds[0])
         self.register_buffer("levels", levels.values[0])
         self.register_buffer("codes", levels.codes[0].to(torch.uint8))
-        self.register_buffer("basis", quantizer.basis[0].clone())
-        self.register_buffer("scale", quantizer.scale[0].clone())
-        self.register_buffer("offset", torch.zeros(()))
-        self.integer_basis = int(quantizer.integer)
+        self.register_buffer("basis", coding.basis[0])
+        self.register_buffer("scale", coding.scale[0])
+        self.register_buffer("offset", coding.offset[0])
+        self.integer_basis = int(coding.integer)
 
     def forward(self, x: Tensor) -> Tensor:
         """float32[any] -> float32[any]."""
@@ -66,17 +68,19 @@ class _FrozenWeights(nn.Module):
 
     def __init__(self, layer: LQConv2d | LQLinear) -> None:
         super().__init__()
-        quantizer = layer.weight_quantizer
         quantized = layer.act_quantizer
-        self.act_quantizer = FrozenActivation(quantized) if isinstance(quantized, LQActivation) else nn.Identity()
-        self.register_buffer("planes", torch.from_numpy(pack_weight_planes(layer.weight, quantizer)))
-        self.register_buffer("basis", quantizer.basis.clone())
-        self.register_buffer("scale", quantizer.scale.clone())
-        self.register_buffer("offset", torch.zeros_like(quantizer.scale))
-        bias = torch.zeros_like(quantizer.scale) if layer.bias is None else layer.bias.detach().clone()
+        self.act_quantizer = (
+            FrozenActivation(quantized) if isinstance(quantized, ActivationQuantizer) else nn.Identity()
+        )
+        codes, coding = layer.weight_quantizer.encode(layer.weight.detach())
+        self.register_buffer("planes", torch.from_numpy(pack_weight_planes(codes, layer.weight_quantizer.bits)))
+        self.register_buffer("basis", coding.basis)
+        self.register_buffer("scale", coding.scale)
+        self.register_buffer("offset", coding.offset)
+        bias = torch.zeros_like(coding.scale) if layer.bias is None else layer.bias.detach().clone()
         self.register_buffer("bias", bias)
         self.weight_shape = list(layer.weight.shape)
-        self.integer_basis = int(quantizer.integer)
+        self.integer_basis = int(coding.integer)
 
 
 class FrozenConv2d(_FrozenWeights):
@@ -174,15 +178,9 @@ class FrozenInt8(nn.Module):
         return product if x.ndim == 2 else product.reshape(*x.shape[:-1], product.shape[-1])
 
 
-def pack_weight_planes(weight: Tensor, quantizer: LevelQuantizer) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-    """Bit planes of a weight encoded with its current basis: float[O, ...] -> uint8[O, Kw, ceil(M / 8)]."""
-    levels = quantizer.levels()
-    rows = weight.detach().flatten(1)
-    index = torch.zeros(rows.shape, dtype=torch.int64)
-    for threshold in levels.thresholds.unbind(1):
-        index += rows > threshold[:, None]
-    codes = levels.codes.gather(1, index)
-    planes = code_bits(codes.numpy(), quantizer.bits)
+def pack_weight_planes(codes: Tensor, bits: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    """Bit planes of encoded weights: int64[O, M] -> uint8[O, Kw, ceil(M / 8)]."""
+    planes = code_bits(codes.numpy(), bits)
     return pack_planes(planes.transpose(1, 0, 2)).view(np.uint8)
 
 
@@ -202,7 +200,7 @@ def _freeze_layer(layer: nn.Module) -> nn.Module | None:
         return FrozenConv2d(layer)
     if isinstance(layer, LQLinear):
         return FrozenLinear(layer)
-    if isinstance(layer, LQActivation):
+    if isinstance(layer, ActivationQuantizer):
         return FrozenActivation(layer)
     if isinstance(layer, Int8Conv2d | Int8Linear):
         return FrozenInt8(layer)
@@ -211,19 +209,23 @@ def _freeze_layer(layer: nn.Module) -> nn.Module | None:
 
 def _check(model: nn.Module) -> None:
     for name, module in model.named_modules():
-        if isinstance(module, LevelQuantizer):
-            if module.integer_required and not module.integer:
-                raise QuantizationError(
-                    f"layer {name!r}: found a float basis, expected integers (basis='int8'); "
-                    "call lqcompile.nn.snap first"
-                )
-            if not torch.isfinite(module.vectors()).all():
-                raise QuantizationError(
-                    f"layer {name!r}: found NaN or infinity in its basis, expected finite values; "
-                    "check the training run"
-                )
+        if isinstance(module, LevelQuantizer) and module.integer_required and not module.integer:
+            raise QuantizationError(
+                f"layer {name!r}: found a float basis, expected integers (basis='int8'); call lqcompile.nn.snap first"
+            )
+        if isinstance(module, ActivationQuantizer):
+            _check_finite(name, module.coding())
+        if isinstance(module, LQConv2d | LQLinear):
+            _check_finite(f"{name}.weight_quantizer", module.weight_quantizer.encode(module.weight)[1])
         if isinstance(module, Int8Activation) and not torch.isfinite(module.high - module.low):
             raise QuantizationError(
                 f"layer {name!r}: found the range {float(module.low)}..{float(module.high)}, expected finite ends; "
                 "check the training run"
             )
+
+
+def _check_finite(name: str, coding: Coding) -> None:
+    if not coding.is_finite():
+        raise QuantizationError(
+            f"layer {name!r}: found NaN or infinity in its basis, expected finite values; check the training run"
+        )

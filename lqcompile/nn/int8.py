@@ -13,6 +13,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lqcompile.nn.coding import round_significand
 from lqcompile.nn.layers import adopt, conv_arguments, linear_arguments, require_zero_padding
 
 RANGE_DECAY = 0.99
@@ -136,12 +137,6 @@ class Int8Linear(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - named as in torch
         """float[..., C] -> float[..., O]."""
         return F.linear(self.act_quantizer(input), fake_quantize_weight(self.weight), self.bias)
-
-
-def round_significand(values: Tensor) -> Tensor:
-    """Round to 16 significant bits, so that the value times an 8-bit integer is exact in float32."""
-    mantissa, exponent = torch.frexp(values.double())
-    return torch.ldexp(torch.round(mantissa * 65536), exponent - 16).float()
 
 
 def weight_scale(weight: Tensor) -> Tensor:

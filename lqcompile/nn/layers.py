@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lqcompile.errors import QuantizationError
-from lqcompile.nn.quantizer import LQActivation, LQWeight
+from lqcompile.nn.methods import MethodName, find_method
 
 LayerT = TypeVar("LayerT", bound=nn.Conv2d | nn.Linear)
 
@@ -16,7 +16,7 @@ LayerT = TypeVar("LayerT", bound=nn.Conv2d | nn.Linear)
 class LQConv2d(nn.Conv2d):
     """Conv2d with quantized weights, and a quantizer of its own for its input.
 
-    Takes the arguments of `torch.nn.Conv2d` and two more.
+    Takes the arguments of `torch.nn.Conv2d` and three more.
 
     Args:
         in_channels: as in Conv2d, like all that follow.
@@ -24,10 +24,11 @@ class LQConv2d(nn.Conv2d):
         kernel_size: .
         weight_bits: 1 to 4.
         act_bits: 1 to 4, or None for float activations (weight-only).
+        method: how both are quantized and trained; see `lqcompile.nn.methods`.
         **kwargs: stride, padding, dilation, groups, bias, device, dtype.
 
     Raises:
-        QuantizationError: bits out of range, or padding that is not with zeros.
+        QuantizationError: bits out of range, an unknown method, or padding that is not with zeros.
     """
 
     def __init__(
@@ -38,23 +39,26 @@ class LQConv2d(nn.Conv2d):
         *,
         weight_bits: int = 2,
         act_bits: int | None = 2,
+        method: MethodName = "lq",
         **kwargs: object,
     ) -> None:
         super().__init__(in_channels, out_channels, kernel_size, **kwargs)  # type: ignore[arg-type]
         require_zero_padding(self, "LQConv2d")
-        self.act_quantizer = _input_quantizer(act_bits)
-        self.weight_quantizer = LQWeight(weight_bits, self.weight)
+        self.act_quantizer = _input_quantizer(method, act_bits)
+        self.weight_quantizer = find_method(method).weight(weight_bits, self.weight)
 
     @classmethod
-    def from_float(cls, module: nn.Conv2d, weight_bits: int, act_bits: int | None) -> LQConv2d:
+    def from_float(
+        cls, module: nn.Conv2d, weight_bits: int, act_bits: int | None, method: MethodName = "lq"
+    ) -> LQConv2d:
         """A quantized layer that shares the parameters of `module`.
 
         Raises:
             QuantizationError: as the constructor.
         """
         require_zero_padding(module, "Conv2d")
-        layer = cls(**conv_arguments(module), weight_bits=weight_bits, act_bits=act_bits)
-        layer.weight_quantizer = LQWeight(weight_bits, module.weight)
+        layer = cls(**conv_arguments(module), weight_bits=weight_bits, act_bits=act_bits, method=method)
+        layer.weight_quantizer = find_method(method).weight(weight_bits, module.weight)
         return adopt(layer, module)
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - named as in torch
@@ -73,17 +77,20 @@ class LQLinear(nn.Linear):
         *,
         weight_bits: int = 2,
         act_bits: int | None = 2,
+        method: MethodName = "lq",
         **kwargs: object,
     ) -> None:
         super().__init__(in_features, out_features, **kwargs)  # type: ignore[arg-type]
-        self.act_quantizer = _input_quantizer(act_bits)
-        self.weight_quantizer = LQWeight(weight_bits, self.weight)
+        self.act_quantizer = _input_quantizer(method, act_bits)
+        self.weight_quantizer = find_method(method).weight(weight_bits, self.weight)
 
     @classmethod
-    def from_float(cls, module: nn.Linear, weight_bits: int, act_bits: int | None) -> LQLinear:
+    def from_float(
+        cls, module: nn.Linear, weight_bits: int, act_bits: int | None, method: MethodName = "lq"
+    ) -> LQLinear:
         """A quantized layer that shares the parameters of `module`."""
-        layer = cls(**linear_arguments(module), weight_bits=weight_bits, act_bits=act_bits)
-        layer.weight_quantizer = LQWeight(weight_bits, module.weight)
+        layer = cls(**linear_arguments(module), weight_bits=weight_bits, act_bits=act_bits, method=method)
+        layer.weight_quantizer = find_method(method).weight(weight_bits, module.weight)
         return adopt(layer, module)
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - named as in torch
@@ -123,5 +130,5 @@ def require_zero_padding(module: nn.Conv2d, subject: str) -> None:
         )
 
 
-def _input_quantizer(act_bits: int | None) -> nn.Module:
-    return nn.Identity() if act_bits is None else LQActivation(act_bits)
+def _input_quantizer(method: MethodName, act_bits: int | None) -> nn.Module:
+    return nn.Identity() if act_bits is None else find_method(method).activation(act_bits)

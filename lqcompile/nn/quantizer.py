@@ -8,9 +8,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from lqcompile.encoding import MAX_BITS
-from lqcompile.errors import QuantizationError
 from lqcompile.integer_basis import snap_basis
+from lqcompile.nn.coding import Coding, check_bits
 from lqcompile.nn.qem import (
     Levels,
     Statistics,
@@ -25,11 +24,12 @@ DECAY = 0.9
 """Exponential average of the basis (paper, section 3.2)."""
 
 
-class _StraightThrough(torch.autograd.Function):
+class StraightThrough(torch.autograd.Function):
     """Passes the quantized value on; its gradient is that of the identity, or of ``min(x, top)``."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, quantized: Tensor, top: Tensor | None) -> Tensor:
+        """`quantized`; `top` is float[] or None for the identity."""
         ctx.has_top = top is not None
         if top is not None:
             # x is the output of a ReLU, which keeps it alive anyway: cheaper than a mask of our own.
@@ -38,6 +38,7 @@ class _StraightThrough(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None]:
+        """Gradient of `x` alone."""
         (grad,) = grad_outputs
         if not ctx.has_top:
             return grad, None, None
@@ -91,6 +92,10 @@ class LevelQuantizer(nn.Module):
     def levels(self) -> Levels:
         """Sorted levels, thresholds and codes of every row."""
         return sorted_levels(self.vectors(), self.symmetric)
+
+    def coding(self) -> Coding:
+        """What the codes stand for."""
+        return Coding(self.basis.clone(), self.scale.clone(), torch.zeros_like(self.scale), self.integer)
 
     def quantize_rows(self, rows: Tensor) -> Tensor:
         """Quantize float32[C, N] without gradient, learning when in training mode."""
@@ -192,7 +197,7 @@ class LQActivation(LevelQuantizer):
                 quantized = self.quantize_rows(flat).view(n, h, w, c).permute(0, 3, 1, 2)
             else:
                 quantized = self.quantize_rows(values.reshape(1, -1)).view(values.shape)
-        result: Tensor = _StraightThrough.apply(x, quantized.to(x.dtype), top)  # type: ignore[no-untyped-call]
+        result: Tensor = StraightThrough.apply(x, quantized.to(x.dtype), top)  # type: ignore[no-untyped-call]
         return result
 
 
@@ -220,21 +225,18 @@ class LQWeight(LevelQuantizer):
         with torch.no_grad():
             quantized = self.quantize_rows(weight.detach().float().flatten(1)).view(weight.shape)
         quantized = quantized.to(weight.dtype)
-        result: Tensor = _StraightThrough.apply(weight, quantized, None)  # type: ignore[no-untyped-call]
+        result: Tensor = StraightThrough.apply(weight, quantized, None)  # type: ignore[no-untyped-call]
         return result
 
-
-def check_bits(name: str, bits: int) -> None:
-    """Refuse bits outside 1..4.
-
-    Raises:
-        QuantizationError: naming the argument.
-    """
-    if not 1 <= bits <= MAX_BITS:
-        raise QuantizationError(
-            f"{name}: found {bits}, expected 1 to {MAX_BITS}; leave the layer in float with skip, "
-            "or its activations with act_bits=None"
-        )
+    @torch.no_grad()
+    def encode(self, weight: Tensor) -> tuple[Tensor, Coding]:
+        """Codes int64[O, M] of a weight float[O, ...] with the current basis, and what they stand for."""
+        levels = self.levels()
+        rows = weight.flatten(1)
+        index = torch.zeros(rows.shape, dtype=torch.int64, device=weight.device)
+        for threshold in levels.thresholds.unbind(1):
+            index += rows > threshold[:, None]
+        return levels.codes.gather(1, index), self.coding()
 
 
 def _is_channels_last(x: Tensor) -> bool:

@@ -9,7 +9,8 @@ from torch import nn
 from lqcompile.errors import QuantizationError
 from lqcompile.integer_basis import round_to_significant_bits
 from lqcompile.nn import Int8Conv2d, Int8Linear
-from lqcompile.nn.int8 import RANGE_DECAY, Int8Activation, fake_quantize_weight, round_significand, weight_scale
+from lqcompile.nn.coding import round_significand
+from lqcompile.nn.int8 import RANGE_DECAY, Int8Activation, fake_quantize_weight, weight_scale
 
 
 def test_scales_are_rounded_as_integer_bases_are(seed):
