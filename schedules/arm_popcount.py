@@ -163,7 +163,7 @@ class PlaneBuilder(ContractionBuilder):
         counts, dtype = self._count(part, block, bases)
         for place, (i, j, m, n) in enumerate(part):
             total = self.family.widen(counts[place], dtype, "uint32")
-            T.buffer_store(totals, T.reinterpret(f"int32x{LANES}", total), [self._index(i, j, start + m, n)])
+            T.buffer_store(totals, T.reinterpret(f"int32x{LANES}", total), [self.index(i, j, start + m, n)])
 
     def _count(self, part: Pass, block: Expr, bases: Sequence[Expr]) -> tuple[Any, str]:
         """Counters of a pass, and the type of their elements."""

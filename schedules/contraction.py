@@ -136,6 +136,10 @@ class ContractionBuilder:
                 self.task(index)
         return builder.get()
 
+    def pixel_elements(self) -> int:
+        """Elements from one pixel to the next of what `accumulate` reads."""
+        return self.shape.source.pixel
+
     def estimated_us(self) -> float:
         """Rough time on one core."""
         shape = self.shape
@@ -197,7 +201,7 @@ class ContractionBuilder:
         for dy, dx in self._offsets():
             y = (y0 + dy) * shape.strides[0] + shape.origin[0]
             x = (x0 + dx) * shape.strides[1] + shape.origin[1]
-            bases.append(T.bind((y * shape.source.padded_width + x) * shape.source.pixel + first))
+            bases.append(T.bind((y * shape.source.padded_width + x) * self.pixel_elements() + first))
         self._finish(block, row, column, self.accumulate(block, bases))
 
     def accumulate(self, block: Expr, bases: Sequence[Expr]) -> Any:
@@ -296,7 +300,7 @@ class ContractionBuilder:
             for n in range(tile.blocks):
                 for j in range(self.rule.act_planes):
                     for m, base in enumerate(bases):
-                        index = self._index(i, j, m, n)
+                        index = self.index(i, j, m, n)
                         ones, twos, fours = (levels[3 * index + level] for level in range(3))
 
                         def bit(position: int, i: int = i, n: int = n, base: Expr = base, j: int = j) -> Expr:
@@ -345,7 +349,7 @@ class ContractionBuilder:
                     word = [T.bind(part) for part in self._activation(at)]
                     for i in range(planes):
                         for n in range(tile.blocks):
-                            index = self._index(i, j, m, n)
+                            index = self.index(i, j, m, n)
                             result = family.step(accumulators[index], word, weights[i * tile.blocks + n])
                             T.buffer_store(accumulators, result, [index])
 
@@ -363,7 +367,8 @@ class ContractionBuilder:
             return looked_up
         return self.family.activation(self.source, index)
 
-    def _index(self, i: int, j: int, m: int, n: int) -> int:
+    def index(self, i: int, j: int, m: int, n: int) -> int:
+        """Place of an accumulator: weight plane i, activation plane j, pixel m and vector n of the tile."""
         return ((i * self.rule.act_planes + j) * self.pixels + m) * self.tile.blocks + n
 
     def _count_activations(self) -> None:
@@ -378,19 +383,19 @@ class ContractionBuilder:
         if not single:
             with T.serial(0, shape.source.padded_height * width) as pixel:
                 for j in range(planes):
-                    T.buffer_store(self.counts, self._popcount(pixel, j), [pixels + pixel * planes + j])
+                    T.buffer_store(self.counts, self.popcount(pixel, j), [pixels + pixel * planes + j])
         with T.serial(0, shape.out_height) as y, T.serial(0, columns) as x:
             row = y * shape.strides[0] + shape.origin[0]
             first = T.bind(row * width + x * shape.strides[1] + shape.origin[1])
             for j in range(planes):
-                total = self._popcount(first, j) if single else T.int32(0)
+                total = self.popcount(first, j) if single else T.int32(0)
                 for r in range(shape.kernel[0] if not single else 0):
                     for c in range(shape.kernel[1]):
                         tap = r * shape.dilations[0] * width + c * shape.dilations[1]
                         total = total + self.counts[pixels + (first + tap) * planes + j]
                 T.buffer_store(self.counts, total, [(y * columns + x) * planes + j])
 
-    def _popcount(self, pixel: Expr, plane: int) -> Expr:
+    def popcount(self, pixel: Expr, plane: int) -> Expr:
         """Ones in one plane of a pixel."""
         form = self.shape.source
         held = registers(1, "int32")
@@ -417,12 +422,12 @@ class ContractionBuilder:
         isa = self.isa
         wide = vector("int32", isa)
         if self.split > 1:
-            at = self._index(i, j, m, 0) * self.family.channels + n * isa.lanes
+            at = self.index(i, j, m, 0) * self.family.channels + n * isa.lanes
             return T.cast(totals[T.ramp(at, 1, isa.lanes)], wide)
-        value = totals[self._index(i, j, m, n)]
+        value = totals[self.index(i, j, m, n)]
         return value if self.family.accumulator == "float32" else T.reinterpret(wide, value)
 
-    def _narrow(self, totals: Any) -> Any:
+    def narrow(self, totals: Any) -> Any:
         """Totals of families whose vectors hold more channels than the epilogue takes: as single elements."""
         channels = self.family.channels
         count = self.pairs * self.pixels * self.tile.blocks
@@ -455,7 +460,7 @@ class ContractionBuilder:
                 for n in range(tile.blocks):
                     finish(pixel, n)
             return
-        totals = self._narrow(totals)
+        totals = self.narrow(totals)
         # The last wide vector may hold more channels than there are.
         with T.serial(0, T.min(self.vectors, shape.blocks - first)) as n:
             for pixel in range(tile.pixels):

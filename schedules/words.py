@@ -64,6 +64,21 @@ class Words:
         """The family for integers of which ``run()`` words can be summed in 16 bits; most need no such proof."""
         return self
 
+    def for_codes(self, planes: int, integers: tuple[int, ...], ones: int) -> Words:  # noqa: ARG002
+        """The family for codes of `planes` planes; most do not care.
+
+        Args:
+            planes: of the codes.
+            integers: n_j of the planes where all bases are integers; empty otherwise.
+            ones: the most ones that a plane of an output channel's weights has.
+        """
+        return self
+
+    @property
+    def combines_codes(self) -> bool:
+        """Whether its sums are those of integer codes, activation planes combined."""
+        return False
+
     def most_blocks(self, shape: ConvShape) -> int:
         """Most vectors of channels that a tile can have."""
         return shape.blocks

@@ -7,6 +7,8 @@ from typing import Any
 
 from lqcompile.target import Target
 
+from . import elementwise as maps
+from .depthwise import depthwise
 from .formats import Kind
 from .packed import Packed
 from .problem import ConvShape, Family, SumRule, Tile
@@ -17,6 +19,9 @@ from .x86_amx_tile import best_group, tile_groups
 from .x86_dot8 import DotPairs, DotRows
 from .x86_families import X86, DotVnni, PopcountBytes, PopcountCarrySave, PopcountLanes
 from .x86_lut import Lookup
+from .x86_lut_pairs import PairLookup
+
+__all__ = ["depthwise", "family", "image_kind", "machine", "maps", "space", "tile"]
 
 
 def machine(target: Target) -> X86:
@@ -153,6 +158,8 @@ def space(
 
 def _accumulators(isa: X86, kind: Family) -> int:
     """Accumulators of a family that stay in registers."""
+    if isinstance(kind, PairLookup):
+        return kind.accumulators
     if isinstance(kind, Lookup):
         return LOOKUP_ACCUMULATORS
     return CARRY_SAVE_ACCUMULATORS if kind.carry_save else isa.accumulators

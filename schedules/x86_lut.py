@@ -18,15 +18,10 @@ from tvm.script.ir_builder import tirx as T
 
 from .isa import Expr
 from .words import Words
-
-CHANNELS = 32
-"""Output channels of a vector: its byte lanes."""
+from .x86_lut_pairs import CHANNELS, pair_lookup
 
 ROW_BYTES = 32
 """One row for each byte of codes: 16 sums for its low nibble, then 16 for its high one."""
-
-LARGEST_TOTAL = (1 << 16) - 1
-"""Totals are 16 bits wide: no more inputs than that."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +44,10 @@ class Lookup(Words):
     def channels(self) -> int:
         """One output channel for each byte."""
         return CHANNELS
+
+    def for_codes(self, planes: int, integers: tuple[int, ...], ones: int) -> Words:
+        """Look-ups of two planes at once where there are two."""
+        return pair_lookup(self.isa, planes, integers, ones) or self
 
     def table(self) -> npt.NDArray[np.uint8]:
         """uint8[256, 2, 16], flat: popcounts of (low, high) nibble of a byte and each nibble of weights."""

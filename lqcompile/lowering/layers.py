@@ -30,7 +30,6 @@ from lqcompile.lowering.choose import FLOAT_FAMILIES
 from lqcompile.lowering.groups import narrow
 from lqcompile.lowering.outputs import affine_parameters, make_steps, make_store, make_stream_store, zero_code
 from lqcompile.lowering.program import Step, SumsKernel, Tensor
-from lqcompile.schedules.depthwise import Depthwise
 from lqcompile.schedules.epilogue import Epilogue, Store
 from lqcompile.schedules.formats import Kind, round_up
 from lqcompile.schedules.problem import ConvShape, SumRule, Tile, basis_dtype, output_shapes
@@ -142,7 +141,7 @@ class _Lowering:
                 flipped = replace(stage, scale=np.where(self.flips, -stage.scale, stage.scale))
                 self.stages = (*self.stages[:first], flipped, *self.stages[first + 1 :])
         bits = any(tensor.form is not None and tensor.form.kind == "bits" for _, tensor in layer.stores)
-        self.blocks = round_up(self.outputs, 32 if bits else 16) // self.isa.lanes
+        self.blocks = round_up(self.outputs, 32 if bits else max(16, self.isa.lanes)) // self.isa.lanes
         self.channels = self.blocks * self.isa.lanes
 
     def lower(self) -> tuple[Step, SumsKernel | None]:
@@ -261,7 +260,7 @@ class _Lowering:
         if layer.family == "float":
             values = weights.dequantize().reshape(pack.kernel_shape(operation)) * sign.astype(np.float32)
             if self._is_depthwise():
-                self.family = Depthwise(isa=self.isa, accumulator="float32", weight_dtype="float32")
+                self.family = self.schedule.depthwise(self.isa, "float32", "float32")
                 return SumRule(), values.astype(np.float32)[..., None, None], np.empty(0)
             words = pack.pack_float_words(pack.dense(values, operation.geometry, channels).astype(np.float32))
             return SumRule(), words, np.empty(0)
@@ -277,7 +276,7 @@ class _Lowering:
                 raise TypeError("dot8 needs integer weights")
             signed = integers.reshape(pack.kernel_shape(operation)) * sign.astype(np.int8)
             if self._is_depthwise():
-                self.family = Depthwise(isa=self.isa, accumulator="int32", weight_dtype="int8")
+                self.family = self.schedule.depthwise(self.isa, "int32", "int8")
                 return SumRule(act_integers=(1,), weighted=False), signed[..., None, None], np.empty(0)
             flipped = pack.dense(signed, operation.geometry, channels)
             if self.kind == "i16":
@@ -318,6 +317,11 @@ class _Lowering:
             weight_basis=planes.basis.shape[1],
             weighted=not (mode == "real" and self._inner_only()),
         )
+        if mask_plane < 0:
+            most = int(planes.bits.sum(axis=(2, 3, 4), dtype=np.int64).max())
+            self.family = self.family.for_codes(rule.act_planes, rule.act_integers, most)
+        if self.family.combines_codes:
+            rule = replace(rule, act_planes=1, act_integers=(1,))
         return rule, packed, planes.basis if multipliers is None else multipliers
 
     def _plane_words(self, planes: pack.PlaneSet) -> npt.NDArray[Any]:
@@ -531,7 +535,7 @@ class _Lowering:
         if layer.family != "dot8" and is_integer(operation, quantizer):
             if not isinstance(weights, LowBitWeights) or not isinstance(quantizer, Quantizer):
                 raise TypeError("plane pairs need low-bit weights and codes")
-            acts = tuple(int(value) for value in quantizer.basis)
+            acts = (1,) if self.family.combines_codes else tuple(int(value) for value in quantizer.basis)
             multipliers = (weights.basis.astype(np.int64), acts)
         step = Step(
             name=name,
