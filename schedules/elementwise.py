@@ -195,7 +195,7 @@ def to_nchw(source: Format) -> Any:
 
 
 def concat(sources: Sequence[Format], target: Format) -> Any:
-    """Builds the PrimFunc that joins float32 formats of one image size along the channels."""
+    """Builds the PrimFunc that joins formats of one kind (float32 or bytes) and image size along the channels."""
     with IRBuilder() as builder, T.prim_func():
         T.func_name("concat")
         T.func_attr({"tirx.noalias": True})
@@ -210,9 +210,45 @@ def concat(sources: Sequence[Format], target: Format) -> Any:
                     T.buffer_store(output, value, [pixel_index(target, y, x) + first + c])
                 first += form.channels
             if target.padded_channels > first:
+                zero = getattr(T, target.dtype)(0)
                 with T.serial(first, target.padded_channels) as c:
-                    T.buffer_store(output, T.float32(0.0), [pixel_index(target, y, x) + c])
+                    T.buffer_store(output, zero, [pixel_index(target, y, x) + c])
     return builder.get()
+
+
+def join_bits(sources: Sequence[Format], target: Format) -> Any:
+    """Builds the PrimFunc that joins bit planes of one image size along the channels.
+
+    Relies on zeros behind the channels of each plane, and leaves such zeros behind.
+    """
+    with IRBuilder() as builder, T.prim_func():
+        T.func_name("join_bits")
+        T.func_attr({"tirx.noalias": True})
+        data = [T.arg(f"source{index}", T.buffer((form.size,), form.dtype)) for index, form in enumerate(sources)]
+        output = T.arg("output", T.buffer((target.size,), target.dtype))
+        fill_halo(output, target)
+        with T.serial(0, target.height) as y, T.serial(0, target.width) as x, T.serial(0, target.planes) as j:
+            plane = T.bind(pixel_index(target, y, x) + j * target.plane)
+            with T.serial(0, target.plane) as byte:
+                T.buffer_store(output, T.uint8(0), [plane + byte])
+            first = 0
+            for form, buffer in zip(sources, data, strict=True):
+                _put_bits(output, plane, first, buffer, T.bind(pixel_index(form, y, x) + j * form.plane), form.channels)
+                first += form.channels
+    return builder.get()
+
+
+def _put_bits(output: Any, target: Expr, first: int, data: Any, source: Expr, count: int) -> None:
+    """Puts `count` bits, from the byte `source` of `data` on, into zeros: to bit `first` from the byte `target` on."""
+    start, shift = divmod(first, 8)
+    with T.serial(0, -(-count // 8)) as byte:
+        at = target + start + byte
+        T.buffer_store(output, output[at] | T.shift_left(data[source + byte], T.uint8(shift)), [at])
+    spilled = -(-(shift + count) // 8) - 1
+    if shift and spilled:
+        with T.serial(0, spilled) as byte:
+            at = target + start + byte + 1
+            T.buffer_store(output, output[at] | T.shift_right(data[source + byte], T.uint8(8 - shift)), [at])
 
 
 def softmax(source: Format, target: Format) -> Any:

@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
-from lqcompile.graph.plan import Affine, AnyQuantizer, Clamp, MaxPool, Operation, Shape, Value
+from lqcompile.graph.plan import Affine, AnyQuantizer, Clamp, Contraction, MaxPool, Operation, Shape, Value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,7 +17,31 @@ class Add:
     """The sum of two tensors of one shape."""
 
 
-Kind = Operation | Affine | Clamp | MaxPool | Add | AnyQuantizer
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Segment:
+    """What a contraction makes of some of its input channels.
+
+    Args:
+        contraction: with the weights of these channels.
+        channels: which, for people: ``0:64`` or ``0:8,24:32``.
+    """
+
+    contraction: Contraction
+    channels: str
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Segments:
+    """The sum of contractions, one for each input: a contraction over their concatenation.
+
+    Args:
+        parts: at least two, in the order in which they are added.
+    """
+
+    parts: tuple[Segment, ...]
+
+
+Kind = Operation | Affine | Clamp | MaxPool | Add | Segments | AnyQuantizer
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

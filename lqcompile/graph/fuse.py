@@ -8,15 +8,17 @@ maps and clamps of each reader become part of an output, with the quantizers at 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import onnx_ir
 
-from lqcompile.graph.flow import Add, Flow, Step, consumers, fresh
+from lqcompile.graph.flow import Add, Flow, Segments, Step, consumers, fresh
 from lqcompile.graph.plan import (
     AddValue,
     Affine,
     AnyQuantizer,
     Clamp,
+    Concat,
     Contraction,
     Copy,
     MaxPool,
@@ -108,30 +110,64 @@ class _Fuser:
         if isinstance(step.kind, Quantizer | UniformQuantizer):
             stream = step.inputs[0]
             outputs = self._quantized(stream, ())
+        elif isinstance(step.kind, Concat) and step.kind.of_codes:
+            operation, inputs = step.kind, list(step.inputs)
+            outputs = [Output(value=Value(name=stream, shape=step.shape, quantizer=self._quantizer(stream)))]
         else:
             self._done.add(step.output)
             if isinstance(step.kind, Add):
                 stages = [AddValue(name=inputs.pop())]
+            elif isinstance(step.kind, Segments):
+                operation, inputs, stages = self._segments(step, step.kind)
             elif isinstance(step.kind, Affine | Clamp | MaxPool):
                 stages = [step.kind]
             else:
                 operation = step.kind
                 inputs = [name if self._reads_codes(step, name) else self.real_name(name) for name in step.inputs]
-            stream = self._extend(stream, stages)
+            stream = self._extend(stream, operation, stages)
             outputs = self._outputs(stream)
-        name = fresh(step.name, self._names)
-        self._names.add(name)
-        region = Region(
-            name=name,
-            op_type=step.op_type,
-            inputs=tuple(inputs),
-            operation=operation,
-            stages=fold_stages(stages),
-            stream_shape=self._shapes[stream],
-            outputs=tuple(outputs),
+        label = f"{step.name}[{step.kind.parts[-1].channels}]" if isinstance(step.kind, Segments) else step.name
+        self._append(
+            Region(
+                name=label,
+                op_type=step.op_type,
+                inputs=tuple(inputs),
+                operation=operation,
+                stages=fold_stages(stages),
+                stream_shape=self._shapes[stream],
+                outputs=tuple(outputs),
+            )
         )
-        self.regions.append(region)
-        self.values |= {output.value.name: output.value for output in outputs}
+
+    def _append(self, region: Region) -> None:
+        """Add a region, under the first name that is free."""
+        name = fresh(region.name, self._names)
+        self._names.add(name)
+        self.regions.append(replace(region, name=name))
+        self.values |= {output.value.name: output.value for output in region.outputs}
+
+    def _segments(self, step: Step, kind: Segments) -> tuple[Operation, list[str], list[Stage]]:
+        """Regions for all parts of a contraction but the last: operation, inputs and first stages of that one."""
+        stages: list[Stage] = []
+        for part, source in zip(kind.parts, step.inputs, strict=True):
+            exact = is_exact(part.contraction, self._quantizer(source))
+            inputs = [source if exact else self.real_name(source)]
+            if part is kind.parts[-1]:
+                break
+            partial = Value(name=fresh(f"{step.output}.part", self.values), shape=step.shape)
+            self._append(
+                Region(
+                    name=f"{step.name}[{part.channels}]",
+                    op_type=step.op_type,
+                    inputs=tuple(inputs),
+                    operation=part.contraction,
+                    stages=tuple(stages),
+                    stream_shape=step.shape,
+                    outputs=(Output(value=partial),),
+                )
+            )
+            stages = [AddValue(name=partial.name)]
+        return kind.parts[-1].contraction, inputs, stages
 
     def real_name(self, name: str) -> str:
         """The value that holds `name` in float32."""
@@ -139,20 +175,38 @@ class _Fuser:
 
     def _reads_codes(self, step: Step, name: str) -> bool:
         """Whether `step` computes on the codes of value `name` and not on float32."""
-        return isinstance(step.kind, Contraction) and is_exact(step.kind, self._quantizer(name))
+        quantizer = self._quantizer(name)
+        if isinstance(step.kind, Segments):
+            parts = zip(step.kind.parts, step.inputs, strict=True)
+            return any(source == name and is_exact(part.contraction, quantizer) for part, source in parts)
+        if isinstance(step.kind, Concat):
+            return step.kind.of_codes
+        return isinstance(step.kind, Contraction) and is_exact(step.kind, quantizer)
 
     def _quantizer(self, name: str) -> AnyQuantizer | None:
-        kind = self._made_by[name].kind if name in self._made_by else None
-        return kind if isinstance(kind, Quantizer | UniformQuantizer) else None
+        """The quantizer whose codes a value is: it makes them, or they are joined codes of it."""
+        step = self._made_by.get(name)
+        if step is None:
+            return None
+        if isinstance(step.kind, Concat) and step.kind.of_codes:
+            return self._quantizer(step.inputs[0])
+        return step.kind if isinstance(step.kind, Quantizer | UniformQuantizer) else None
 
-    def _extend(self, stream: str, stages: list[Stage]) -> str:
-        """Take in what follows `stream`; appends to `stages` and returns the stream behind the last of them."""
+    def _extend(self, stream: str, operation: Operation, stages: list[Stage]) -> str:
+        """Take in what follows `stream`; appends to `stages` and returns the stream behind the last of them.
+
+        A max-pool joins contractions only, one to each, and nothing is added behind it.
+        """
         while stream not in self._wanted and len(self._readers[stream]) == 1:
             (step,) = self._readers[stream]
-            added = any(isinstance(stage, AddValue) for stage in stages)
-            if isinstance(step.kind, Clamp) or (isinstance(step.kind, Affine | MaxPool) and not added):
+            added, pooled = (any(isinstance(stage, kind) for stage in stages) for kind in (AddValue, MaxPool))
+            if (
+                isinstance(step.kind, Clamp)
+                or (isinstance(step.kind, Affine) and not added)
+                or (isinstance(step.kind, MaxPool) and isinstance(operation, Contraction) and not added and not pooled)
+            ):
                 stages.append(step.kind)
-            elif isinstance(step.kind, Add) and not added:
+            elif isinstance(step.kind, Add) and not added and not pooled:
                 first, second = step.inputs
                 other = self.real_name(second if first == stream else first)
                 if other not in self.values:

@@ -9,6 +9,12 @@ NumPy reference (`lqcompile.reference`) and the integer form that ONNX Runtime r
 3. Each `Output` applies its own stages to the stream, again in float64 rounded once to float32 (no stages: the stream
    as it is), and then its quantizer, which compares float32 with float32.
 
+A contraction over a concatenation whose parts hold codes of different quantizers, or codes and float32, is a sum of
+contractions, each over the channels of one quantizer (`lqcompile.graph.split`). The part in float32 comes first, if
+there is one, then the quantizers in the order of their first channel. Each part is a region of its own: the first
+leaves its float32 stream, every other one adds what the one before it left (`AddValue`, first of its stages), and what
+follows the whole contraction follows the last.
+
 Shapes leave the batch out: they are those of one sample, ``(C, H, W)`` or ``(C,)``.
 """
 
@@ -163,7 +169,14 @@ class AveragePool:
 
 @dataclass(frozen=True, kw_only=True)
 class Concat:
-    """Concatenation of the inputs along the channels."""
+    """Concatenation of the inputs along the channels.
+
+    Args:
+        of_codes: every input holds codes of one and the same quantizer. They are joined as they are, and so is the
+            output: its quantizer is theirs, and is not applied again. There are no stages.
+    """
+
+    of_codes: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Rewrites of a flow that leave every result as it is, bit for bit."""
+"""Rewrites of a flow that leave every result as it is, bit for bit, and all rewrites in order."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ from collections.abc import Hashable
 from dataclasses import replace
 
 from lqcompile.graph.flow import Flow, Step, fresh
-from lqcompile.graph.plan import Affine, AveragePool, Clamp, MaxPool
-from lqcompile.graph.specs import Quantizer, UniformQuantizer
+from lqcompile.graph.plan import Affine, AveragePool, Clamp, Concat, MaxPool
+from lqcompile.graph.specs import Quantizer, UniformQuantizer, same_codes
+from lqcompile.graph.split import pool_before_concatenations, split_contractions
 
 
 def simplify(flow: Flow) -> Flow:
     """All rewrites, in the order in which one helps the next."""
-    return drop_unused(merge_duplicates(pool_before_quantizers(flow)))
+    pooled = pool_before_quantizers(pool_before_concatenations(flow))
+    return drop_unused(merge_duplicates(split_contractions(pooled)))
 
 
 def pool_before_quantizers(flow: Flow) -> Flow:
@@ -81,13 +83,10 @@ def _quantizes(step: Step) -> bool:
 def _key(step: Step) -> Hashable | None:
     """What two steps that compute the same have in common; None for those that are never merged."""
     kind = step.kind
-    if isinstance(kind, Quantizer):
-        arrays = (kind.thresholds, kind.levels, kind.basis, kind.codes)
-        return (*(array.tobytes() for array in arrays), kind.offset, kind.scale, kind.integer_basis)
-    if isinstance(kind, UniformQuantizer):
-        return ("uniform", float(kind.scale), kind.zero_point, kind.dtype)
+    if isinstance(kind, Quantizer | UniformQuantizer):
+        return same_codes(kind)
     if isinstance(kind, Affine):
         return (kind.scale.tobytes(), kind.shift.tobytes())
-    if isinstance(kind, Clamp | MaxPool | AveragePool):
+    if isinstance(kind, Clamp | MaxPool | AveragePool | Concat):
         return kind
     return None

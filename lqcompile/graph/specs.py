@@ -6,6 +6,7 @@ check them there and name the node in the error.
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass, fields
 from typing import Literal
 
@@ -174,6 +175,14 @@ class FloatWeights:
     def dequantize(self) -> Float32Array:
         """The weights, float32[shape]."""
         return self.values
+
+
+def same_codes(quantizer: Quantizer | UniformQuantizer) -> Hashable:
+    """Equal for quantizers that give the same codes, and the same values to them."""
+    if isinstance(quantizer, UniformQuantizer):
+        return ("uniform", float(quantizer.scale), quantizer.zero_point, quantizer.dtype)
+    arrays = (quantizer.thresholds, quantizer.levels, quantizer.basis, quantizer.codes)
+    return (*(array.tobytes() for array in arrays), quantizer.offset, quantizer.scale, quantizer.integer_basis)
 
 
 def _freeze(spec: Quantizer | LowBitWeights | Int8Weights | FloatWeights) -> None:

@@ -52,6 +52,10 @@ def integer_form(plan: Plan, *, expose: bool = False) -> onnx.ModelProto:
         tensors[value.name] = value.name
     integers: dict[str, Integers] = {}
     for region in plan.regions:
+        if isinstance(region.operation, Concat) and region.operation.of_codes:
+            joined = writer.node("Concat", *(tensors[name] for name in region.inputs), axis=1)
+            tensors |= {output.value.name: joined for output in region.outputs}
+            continue
         y = _operation(writer, plan, region, tensors, integers)
         rank = 3 if isinstance(region.operation, Contraction) else len(plan.values[region.inputs[0]].shape)
         residuals = {}

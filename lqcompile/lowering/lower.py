@@ -32,7 +32,16 @@ from lqcompile.lowering.layers import Layer, fused_pool, lower_layer
 from lqcompile.lowering.outputs import affine_parameters, make_format, make_quantizer, make_steps, make_stream_store
 from lqcompile.lowering.parameters import per_channel, scale_signs
 from lqcompile.lowering.program import Program, Step, SumsKernel, Tensor
-from lqcompile.schedules.elementwise import Window, concat, mapped, quantize_input, softmax, to_nchw, to_nhwc
+from lqcompile.schedules.elementwise import (
+    Window,
+    concat,
+    join_bits,
+    mapped,
+    quantize_input,
+    softmax,
+    to_nchw,
+    to_nhwc,
+)
 from lqcompile.schedules.epilogue import Epilogue, UniformStep
 from lqcompile.schedules.formats import Format, Kind, round_up
 from lqcompile.target import Target
@@ -143,13 +152,18 @@ class _Lower:
             if isinstance(operation, Contraction):
                 kind = KINDS[self.choices[region.name].family]
                 self._need(region.inputs[0], kind, operation.geometry.pads)
-            else:
+            elif not (isinstance(operation, Concat) and operation.of_codes):
                 for name in region.inputs:
                     self._need(name, "f32", (0, 0, 0, 0))
             for name in region.residuals:
                 self._need(name, "f32", (0, 0, 0, 0))
         for _, name, _ in self.plan.outputs:
             self._need(name, "f32", (0, 0, 0, 0))
+        for region in reversed(self.plan.regions):
+            if isinstance(region.operation, Concat) and region.operation.of_codes:
+                for kind in self._kinds(region.outputs[0].value.name):
+                    for name in region.inputs:
+                        self._need(name, kind, (0, 0, 0, 0))
 
     def _need(self, name: str, kind: Kind, halo: Halo) -> None:
         old = self.halos.get((name, kind), (0, 0, 0, 0))
@@ -159,6 +173,10 @@ class _Lower:
             max(old[2], halo[2]),
             max(old[3], halo[3]),
         )
+
+    def _kinds(self, name: str) -> list[Kind]:
+        """The kinds of format that a value is read in."""
+        return [kind for other, kind in self.halos if other == name]
 
     def _formats(self, value: Value) -> list[Tensor]:
         """The tensors that the region which makes `value` must write."""
@@ -218,6 +236,8 @@ class _Lower:
         stores = [(output, tensor) for output in region.outputs for tensor in self._formats(output.value)]
         if isinstance(region.operation, Contraction):
             self._contraction(region, region.operation, stores)
+        elif isinstance(region.operation, Concat) and region.operation.of_codes:
+            self._join_codes(region, stores)
         elif isinstance(region.operation, Concat):
             self._concat(region, stores)
         elif isinstance(region.operation, Softmax):
@@ -376,6 +396,15 @@ class _Lower:
         function = concat([self._form(tensor) for tensor in sources], self._form(target))
         self._step(f"{region.name}_join", region.name, function, sources, [], [target])
         self._window(region, target, None, None, region.stages, stores)
+
+    def _join_codes(self, region: Region, stores: list[tuple[Output, Tensor]]) -> None:
+        """Joins codes as they are packed, once for each format that is read."""
+        for _, target in stores:
+            form = self._form(target)
+            sources = [self._tensor(name, form.kind, region.name) for name in region.inputs]
+            join = join_bits if form.kind == "bits" else concat
+            function = join([self._form(tensor) for tensor in sources], form)
+            self._step(f"{region.name}_join", region.name, function, sources, [], [target])
 
     def _softmax(self, region: Region, stores: list[tuple[Output, Tensor]]) -> None:
         source = self._tensor(region.inputs[0], "f32", region.name)

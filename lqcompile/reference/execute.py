@@ -101,6 +101,9 @@ def execute_region(plan: Plan, region: Region, values: Mapping[str, Array]) -> t
     """
     operation = region.operation
     integers = None
+    if isinstance(operation, Concat) and operation.of_codes:
+        joined = np.concatenate([values[name] for name in region.inputs], axis=1)
+        return None, {output.value.name: joined for output in region.outputs}
     if isinstance(operation, Contraction):
         source = plan.values[region.inputs[0]]
         quantizer = held_quantizer(source)

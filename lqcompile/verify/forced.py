@@ -79,9 +79,13 @@ def force_stock_file(plan: Plan, region: Region, compiled: CompiledModel, stock:
     outputs = [output.value for output in region.outputs if stock.has(output.value)]
     if not outputs:
         return Tally()
-    feed = {name: stock.logical(plan.values[name]) for name in (*region.inputs, *region.residuals)}
-    found = compiled.run_region(region.name, feed)
-    sides = 1 if is_exact_region(plan, region) else 2
+    behind = _behind(plan, region, stock)
+    held: Arrays = {}
+    for part in (*behind, region):
+        feed = {n: held[n] if n in held else stock.logical(plan.values[n]) for n in (*part.inputs, *part.residuals)}
+        found = compiled.run_region(part.name, feed)
+        held |= found
+    sides = 1 if all(is_exact_region(plan, part) for part in (*behind, region)) else 2
     tally = Tally()
     for value in outputs:
         _check_present(region, value.name, found)
@@ -90,7 +94,7 @@ def force_stock_file(plan: Plan, region: Region, compiled: CompiledModel, stock:
 
         def bound(samples: npt.NDArray[np.intp], value: Value = value) -> Bounds:
             part = stock.take(samples)
-            return part.before_quantizer(value), sides * part.error(region, value)
+            return part.before_quantizer(value), sides * part.error((*behind, region), value)
 
         tally += compare_within(value, found[value.name], expected, bound)
     return tally
@@ -109,6 +113,17 @@ def add_layer(layer: LayerReport, integer_form: Tally, stock_file: Tally, *, bit
 def _feed(region: Region, values: Mapping[str, Array]) -> Arrays:
     """What a region reads."""
     return {name: values[name] for name in (*region.inputs, *region.residuals)}
+
+
+def _behind(plan: Plan, region: Region, stock: StockTensors) -> list[Region]:
+    """Regions that make what `region` reads and the file does not compute, such as parts of a sum, in order."""
+    made_by = {output.value.name: other for other in plan.regions for output in other.outputs}
+    behind: list[Region] = []
+    for name in (*region.inputs, *region.residuals):
+        if not stock.has(plan.values[name]):
+            maker = made_by[name]
+            behind += [part for part in (*_behind(plan, maker, stock), maker) if part not in behind]
+    return behind
 
 
 def _bound(plan: Plan, region: Region, output: Output, feed: Arrays) -> Bound:

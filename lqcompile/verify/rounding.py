@@ -49,20 +49,21 @@ def depth(contraction: Contraction) -> int:
     return int(np.prod(contraction.weights.shape[1:]))
 
 
-def contraction_error(contraction: Contraction, x: npt.NDArray[np.float32], error: Error) -> Error:
+def contraction_error(contraction: Contraction, x: npt.NDArray[np.float32], error: Error, extra: int = 0) -> Error:
     """Error of a convolution or linear layer.
 
     Args:
         contraction: low-bit weights are summed from their basis in float32 too, 8-bit ones multiplied by their scale.
         x: its real input, [N, C, H, W].
         error: of `x`.
+        extra: further roundings of each product: of a longer sum that this one is part of.
 
     Returns:
         float64[N, O, OH, OW].
     """
     weights, geometry = contraction.weights, contraction.geometry
     magnitude = np.abs(weights.dequantize().astype(np.float64)).reshape(len(weights.dequantize()), -1, *geometry.kernel)
-    scaled = _gamma(depth(contraction) + 4) * magnitude
+    scaled = _gamma(depth(contraction) + 4 + extra) * magnitude
     if isinstance(weights, LowBitWeights):
         total = np.abs(weights.basis).sum(axis=1) * np.abs(weights.scale) + np.abs(weights.offset)
         scaled = scaled + (weights.bits + 3) * U * total.astype(np.float64)[:, None, None, None]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir
 
-from lqcompile.graph.flow import Add, Flow, Step
+from lqcompile.graph.flow import Add, Flow, Segments, Step
 from lqcompile.graph.fuse import DECODED
 from lqcompile.graph.nodes import float_parameter
 from lqcompile.graph.plan import (
@@ -26,11 +26,15 @@ from lqcompile.graph.plan import (
 )
 from lqcompile.graph.specs import Quantizer, UniformQuantizer
 from lqcompile.reference.epilogue import max_pool
-from lqcompile.reference.values import dequantize, held_quantizer
+from lqcompile.reference.values import dequantize, held_quantizer, quantize
 from lqcompile.verify import rounding
 from lqcompile.verify.sessions import Array
 
 Float32 = npt.NDArray[np.float32]
+
+
+MADE_UP = MaxPool | Concat | Quantizer | UniformQuantizer
+"""What rewrites move in front of something or split: the values in between are none of the file's."""
 
 
 class StockFile:
@@ -80,8 +84,8 @@ class StockTensors:
         return StockTensors(self._file, {name: array[samples] for name, array in self._tensors.items()})
 
     def has(self, value: Value) -> bool:
-        """Whether the file computes `value`; a plan has a few values of its own, such as copies of graph inputs."""
-        return self._file.source(value) in self._tensors
+        """Whether the file computes `value`, or all that it is put together from; not so parts of a sum."""
+        return self._has(self._file.source(value))
 
     def logical(self, value: Value) -> Array:
         """`value` in its logical encoding; of levels that are equal the first."""
@@ -95,20 +99,25 @@ class StockTensors:
         """What the quantizer of `value` was given; `value` itself if it has none."""
         return self.real(self._file.end(value)).reshape(-1, *value.shape)
 
-    def error(self, region: Region, value: Value) -> npt.NDArray[np.float64]:
-        """How far rounding may move `before_quantizer` from exact arithmetic, from what `region` reads on."""
-        fed = {self._file.source(self._file.plan.values[name]) for name in (*region.inputs, *region.residuals)}
+    def error(self, regions: Sequence[Region], value: Value) -> npt.NDArray[np.float64]:
+        """How far rounding may move `before_quantizer` from exact arithmetic, from what `regions` read of the file."""
+        values = self._file.plan.values
+        read = [values[name] for region in regions for name in (*region.inputs, *region.residuals)]
+        fed = {self._file.source(value) for value in read if self.has(value)}
         error = self._error(self._file.end(value), fed)
         return np.broadcast_to(error, self.real(self._file.end(value)).shape).reshape(-1, *value.shape)
 
     def real(self, name: str) -> Float32:
         """The real values of the flow's value `name`, stored as the flow does."""
         if name not in self._tensors:
-            # Only `pool_before_quantizers` makes up a value that something reads: a max-pool in front of a quantizer.
             step = self._file.steps[name]
-            if not isinstance(step.kind, MaxPool):
-                raise KeyError(name)
-            return max_pool(self.real(step.inputs[0]).astype(np.float64), step.kind).astype(np.float32)
+            if isinstance(step.kind, MaxPool):
+                return max_pool(self.real(step.inputs[0]).astype(np.float64), step.kind).astype(np.float32)
+            if isinstance(step.kind, Concat):
+                return np.concatenate([self.real(source) for source in step.inputs], axis=1)
+            if isinstance(step.kind, Quantizer | UniformQuantizer):
+                return dequantize(quantize(self.real(step.inputs[0]), step.kind), step.kind)
+            raise KeyError(name)
         array = self._tensors[name].reshape(-1, *self._file.shapes[name])
         if array.dtype == np.float32:
             return array
@@ -117,25 +126,38 @@ class StockTensors:
             raise TypeError(f"{name} is {array.dtype}")
         return dequantize(array, kind)
 
+    def _has(self, name: str) -> bool:
+        if name in self._tensors:
+            return True
+        step = self._file.steps.get(name)
+        return step is not None and isinstance(step.kind, MADE_UP) and all(self._has(source) for source in step.inputs)
+
     def _codes(self, name: str, quantizer: Quantizer | UniformQuantizer) -> Array:
-        array = self._tensors[name].reshape(-1, *self._file.shapes[name])
-        if array.dtype != np.float32:
-            return array
-        return codes_of(array, quantizer)
+        array = self._tensors[name].reshape(-1, *self._file.shapes[name]) if name in self._tensors else self.real(name)
+        return array if array.dtype != np.float32 else codes_of(array, quantizer)
 
     def _error(self, name: str, fed: set[str]) -> npt.NDArray[np.float64]:
         """The bound for one value, from those of the values it is computed from."""
         step = self._file.steps.get(name)
         if step is None or name in fed:
+            while step is not None and isinstance(step.kind, Concat) and step.kind.of_codes:
+                step = self._file.steps[step.inputs[0]]
             if step is not None and isinstance(step.kind, Quantizer | UniformQuantizer):
                 return rounding.level_error(step.kind, self.real(name))
             return np.zeros(())
         errors = [self._error(source, fed) for source in step.inputs]
         kind = step.kind
         if isinstance(kind, Contraction):
-            x = self.real(step.inputs[0]).reshape(-1, *kind.in_shape)
-            error = errors[0].reshape(x.shape) if errors[0].ndim else errors[0]
-            return rounding.contraction_error(kind, x, error).reshape(-1, *step.shape)
+            return self._contraction_error(kind, step.inputs[0], errors[0], 0).reshape(-1, *step.shape)
+        if isinstance(kind, Segments):
+            # The file sums all products in one; here each part is rounded once more.
+            total = _terms(kind) + len(kind.parts)
+            parts = [
+                self._contraction_error(part.contraction, source, error, total)
+                for part, source, error in zip(kind.parts, step.inputs, errors, strict=True)
+            ]
+            whole: npt.NDArray[np.float64] = np.sum(parts, axis=0)
+            return whole.reshape(-1, *step.shape)
         if isinstance(kind, Affine):
             return self._affine_error(step, kind, errors[0])
         if isinstance(kind, MaxPool):
@@ -145,7 +167,10 @@ class StockTensors:
         if isinstance(kind, Add):
             return errors[0] + errors[1] + 3 * rounding.U * np.abs(self.real(name).astype(np.float64))
         if isinstance(kind, Concat):
-            parts = [np.broadcast_to(e, self.real(source).shape) for e, source in zip(errors, step.inputs, strict=True)]
+            parts = [
+                error if error.ndim else np.broadcast_to(error, self.real(source).shape)
+                for error, source in zip(errors, step.inputs, strict=True)
+            ]
             return np.concatenate(parts, axis=1)
         if isinstance(kind, Softmax):
             return np.asarray(2 * errors[0].max() + rounding.SOFTMAX_ERROR)
@@ -153,14 +178,28 @@ class StockTensors:
             return errors[0]
         raise TypeError(f"{name}: {type(kind).__name__} stands between two quantizers")
 
+    def _contraction_error(
+        self, contraction: Contraction, source: str, error: npt.NDArray[np.float64], extra: int
+    ) -> npt.NDArray[np.float64]:
+        x = self.real(source).reshape(-1, *contraction.in_shape)
+        return rounding.contraction_error(contraction, x, error.reshape(x.shape) if error.ndim else error, extra)
+
     def _affine_error(self, step: Step, kind: Affine, error: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """An affine map behind a contraction of its own node is the bias, which may start the sum."""
         source = self._file.steps.get(step.inputs[0])
         extra = 0
-        if source is not None and step.inputs[0] not in self._tensors and isinstance(source.kind, Contraction):
-            extra = rounding.depth(source.kind) + 4
+        if source is not None and step.inputs[0] not in self._tensors:
+            extra = self._summed(source)
         magnitude = self._shift_magnitude(step, kind)
         return rounding.affine_error(kind.scale, magnitude, self.real(step.output), error, extra)
+
+    def _summed(self, step: Step) -> int:
+        """Roundings of a sum that a bias may be the start of; 0 if `step` is none."""
+        if isinstance(step.kind, Contraction | Segments):
+            return _terms(step.kind) + 4
+        if isinstance(step.kind, Concat):  # of the groups of a grouped convolution
+            return max(self._summed(self._file.steps[source]) for source in step.inputs)
+        return 0
 
     def _shift_magnitude(self, step: Step, kind: Affine) -> npt.NDArray[np.float64]:
         """``|beta| + |mean * scale|`` per channel of a batch normalization, else ``|shift|``."""
@@ -172,6 +211,13 @@ class StockTensors:
         parts: npt.NDArray[np.float64] = (np.abs(beta) + np.abs(mean * scale)).reshape(len(kind.scale), -1)
         magnitude: npt.NDArray[np.float64] = parts.max(axis=1)
         return magnitude
+
+
+def _terms(kind: Contraction | Segments) -> int:
+    """Products in each sum."""
+    if isinstance(kind, Contraction):
+        return rounding.depth(kind)
+    return sum(rounding.depth(part.contraction) for part in kind.parts)
 
 
 def codes_of(levels: Float32, quantizer: Quantizer | UniformQuantizer) -> Array:

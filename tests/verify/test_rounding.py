@@ -63,7 +63,7 @@ def test_stock_tensors_are_within_the_bound_of_exact_arithmetic(kind: str, seed:
         for output in region.outputs:
             plain = replace(output, value=replace(output.value, quantizer=None, decoded=False))
             _, found = execute_region(plan, replace(region, outputs=(plain,)), values)
-            x, error = stock.before_quantizer(output.value), stock.error(region, output.value)
+            x, error = stock.before_quantizer(output.value), stock.error((region,), output.value)
             distance = np.abs(found[output.value.name].astype(np.float64) - x)
             assert (distance <= error).all(), (region.name, float((distance - error).max()))
             assert error.max() < 2e-4 * max(1.0, float(np.abs(x).max())), region.name

@@ -26,7 +26,21 @@ def mixed_model(rng: np.random.Generator) -> onnx.ModelProto:
     return builder.gemm_float(5).softmax().build()
 
 
+def concatenated_model(rng: np.random.Generator) -> onnx.ModelProto:
+    """Layers over concatenations: of several quantizers and float32, pooled, of one quantizer, grouped."""
+    builder = Builder(rng, (4, 10, 10)).conv_float(8).batch_norm().relu()
+    stem = builder.value
+    left = builder.quantize(2, offset=-0.2).value
+    middle = builder.at(stem).quantize(3, integer=True).value
+    narrow = builder.at(stem).quantize(1).max_pool().value
+    wide = builder.at(left).concat(middle).concat(stem).conv(8, integer=True).batch_norm().relu().quantize(2).value
+    codes = builder.max_pool().concat(narrow).conv(8, group=2, offset=True).quantize(2).value
+    builder.at(wide).max_pool().concat(codes).concat(codes).conv(6).relu()
+    return builder.global_average_pool().flatten().gemm_float(5).build()
+
+
 MODELS = {
+    "concatenated": concatenated_model,
     "8-bit edges": classifier_model,
     "float edges": lambda rng: classifier_model(rng, edges="float", integer=False),
     "chain": chain_model,
