@@ -27,6 +27,8 @@ from lqcompile.lowering.driver import Driver, lower_program
 from lqcompile.lowering.lower import lower
 from lqcompile.lowering.outputs import describe, describe_sums
 from lqcompile.lowering.program import Program, Tensor
+from lqcompile.records.apply import apply_records, shipped_records
+from lqcompile.records.tuned import read_tuned
 from lqcompile.schedules.problem import Tile
 from lqcompile.select import HERE, Machine, measurable, select_kernels
 from lqcompile.target import Target, expand, find
@@ -55,10 +57,13 @@ class BuildReport:
         onnx_bytes: size of the model file.
         packed_weights_bytes: low-bit and 8-bit weights, packed.
         artifact_bytes: size of the artifact.
-        layers: of the most demanding variant that was chosen for by measurement, or of the most demanding of all: name,
-            op, weight_bits, act_bits, kernel and reason of each contraction, and the candidates that were timed.
+        layers: of the most demanding variant that was chosen for by measurement or by records, or of the most demanding
+            of all: name, op, weight_bits, act_bits, kernel and reason of each contraction, and the candidates that were
+            timed.
         variants: names, from the least to the most demanding.
         measured: names of the variants whose kernels were chosen by measurement.
+        records: by name of each variant for which there are tuning records: the layers that got the kernel of one, and
+            those whose records do not hold here, by the reason.
     """
 
     artifact: Path
@@ -70,6 +75,7 @@ class BuildReport:
     layers: tuple[dict[str, Any], ...]
     variants: tuple[str, ...]
     measured: tuple[str, ...]
+    records: dict[str, dict[str, Any]]
 
     def to_json(self) -> dict[str, Any]:
         """The report with stable keys."""
@@ -85,6 +91,7 @@ class BuildReport:
             "layers": list(self.layers),
             "variants": list(self.variants),
             "measured": list(self.measured),
+            "records": self.records,
         }
 
 
@@ -95,6 +102,8 @@ def build(
     output: str | Path,
     select: Selection = "table",
     measure_on: Machine = HERE,
+    records: Sequence[str | Path] = (),
+    cpu_model: str | None = None,
     strict: bool = False,
     dump_ir: str | Path | None = None,
     progress: Progress | None = None,
@@ -108,6 +117,9 @@ def build(
         select: how kernels are chosen: by the cost table, or by measuring all candidates (for the variants that the
             machine can run).
         measure_on: this machine, or a board (`lqcompile.rpc.kernels.Board`).
+        records: files or folders of tuned kernels; they come before those that are shipped, and after what is measured.
+        cpu_model: processor that the artifact is for, by which records are chosen, as `lqcompile.cpu.cpu_model` gives
+            it; None for this machine.
         strict: refuse instead of computing a low-bit layer in float32.
         dump_ir: folder for the plan, the Relax module, the driver and the LLVM code of each variant.
         progress: called with what is being done and the share that is done, 0 to 1.
@@ -120,6 +132,7 @@ def build(
     tell = progress or (lambda _text, _share: None)
     machine = find(target)
     measured = measurable(machine, measure_on) if select == "measure" else []
+    given = [entry for path in records for entry in read_tuned(Path(path))]
     check_writable(artifact)
     tell("reading the model", 0.0)
     plan = make_plan(load_checked(path))
@@ -130,6 +143,10 @@ def build(
     variants: list[dict[str, Any]] = []
     members: dict[str, bytes] = {}
     targets = expand(machine)
+    recorded = {
+        variant.name: apply_records(plan, variant, [*given, *shipped_records(variant)], cpu_model)
+        for variant in targets
+    }
     choices = _measure(plan, measured, measure_on, tell)
     begin = MEASURING if measured else 0.0
     # TVM and LLVM generate code outside of Python's lock.
@@ -137,7 +154,7 @@ def build(
         lowered = []
         for index, variant in enumerate(targets):
             tell(f"lowering for {variant.name}", begin + (1 - begin) * LOWERING * index / len(targets))
-            program = lower(plan, variant, choices=choices.get(variant.name))
+            program = lower(plan, variant, choices={**recorded[variant.name].choices, **choices.get(variant.name, {})})
             if strict:
                 _refuse_fallback(plan, program.choices)
             module, driver = lower_program(program)
@@ -155,6 +172,7 @@ def build(
     manifest = _manifest(plan, path, data, machine, variants)
     write_artifact(artifact, manifest, members)
     tell("done", 1.0)
+    chosen = {*choices, *(name for name, applied in recorded.items() if applied.choices)}
     return BuildReport(
         artifact=artifact,
         target=machine.name,
@@ -162,9 +180,10 @@ def build(
         onnx_bytes=len(data),
         packed_weights_bytes=_packed_bytes(plan),
         artifact_bytes=artifact.stat().st_size,
-        layers=tuple(next((v for v in reversed(variants) if v["name"] in choices), variants[-1])["layers"]),
+        layers=tuple(next((v for v in reversed(variants) if v["name"] in chosen), variants[-1])["layers"]),
         variants=tuple(variant.name for variant in targets),
         measured=tuple(choices),
+        records={name: found.to_json() for name, found in recorded.items() if found.choices or found.refused},
     )
 
 

@@ -133,6 +133,31 @@ def cpu_name() -> str:
     return platform.processor() or machine()
 
 
+@functools.cache
+def cpu_model() -> str:
+    """What tells this processor from others, also where a virtual machine hides its name.
+
+    On x86 Linux ``VENDOR family N model N``, which all processors of one design share; elsewhere `cpu_name`.
+    """
+    if (system(), machine()) == ("linux", "x86_64"):
+        return parse_cpu_model(Path("/proc/cpuinfo").read_text(errors="replace")) or cpu_name()
+    return cpu_name()
+
+
+def parse_cpu_model(text: str) -> str | None:
+    """Vendor, family and model in the text of an x86 Linux's ``/proc/cpuinfo``; None where one is missing.
+
+    Example:
+        >>> parse_cpu_model("vendor_id: AuthenticAMD\\ncpu family: 25\\nmodel: 1\\nmodel name: AMD EPYC")
+        'AuthenticAMD family 25 model 1'
+    """
+    found = [
+        re.search(rf"^{name}[ \t]*:[ \t]*(\S+)$", text, re.MULTILINE) for name in ("vendor_id", "cpu family", "model")
+    ]
+    words = [match[1] for match in found if match]
+    return f"{words[0]} family {words[1]} model {words[2]}" if len(words) == len(found) else None
+
+
 def logical_cores() -> int:
     """Processors that this process may run on, two for a core with hyper-threading."""
     if hasattr(os, "sched_getaffinity"):

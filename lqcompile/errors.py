@@ -53,3 +53,7 @@ class VerificationError(LQCompileError):
 
 class DeviceError(LQCompileError):
     """A board that cannot be reached, does not answer in time, or does not do what it is asked for."""
+
+
+class TuningError(LQCompileError):
+    """Tuning that cannot go on, or records of it that cannot be used."""

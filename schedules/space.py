@@ -8,6 +8,10 @@ from math import prod
 
 from .problem import Tile
 
+KERNELS = 1
+"""Version of the kernels: raise it with a change after which other tiles may be the fastest. Records of another version
+are refused."""
+
 MORE_REGISTERS = 1.25
 """Tiles of so many times the accumulators that a schedule's model allows are offered: LLVM may still fit them."""
 

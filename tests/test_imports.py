@@ -43,6 +43,8 @@ LAYERS = {
     "build": 6,
     "kernels": 6,
     "select": 6,
+    "records": 5,
+    "tuning": 8,
     "openvino_peer": 5,
     "peers": 6,
     "verify": 7,

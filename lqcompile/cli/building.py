@@ -22,6 +22,21 @@ TargetOption = Annotated[
 ]
 DEFAULT_TARGET = "x86"
 
+RecordsOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--records", metavar="PATH", help="Tuned kernels to use: a file or folder of 'lqcompile tune'. Repeat."
+    ),
+]
+CpuOption = Annotated[
+    str | None,
+    typer.Option(
+        "--cpu",
+        metavar="MODEL",
+        help="Processor that the artifact is for, as 'lqcompile records show' names it (default: this machine's).",
+    ),
+]
+
 
 def build(
     model: Annotated[Path, typer.Argument(help="ONNX file.", show_default=False)],
@@ -37,6 +52,8 @@ def build(
             "machine, or with --rpc or --tracker on a board."
         ),
     ] = "table",
+    records: RecordsOption = None,
+    cpu_model: CpuOption = None,
     strict: Annotated[bool, typer.Option("--strict", help="Fail where a low-bit layer falls back to float.")] = False,
     dump_ir: Annotated[
         Path | None, typer.Option("--dump-ir", metavar="DIR", help="Write the program after each phase.")
@@ -63,6 +80,8 @@ def build(
             target=target,
             output=path,
             select=select,
+            records=records or [],
+            cpu_model=cpu_model,
             strict=strict,
             dump_ir=dump_ir,
             progress=move,
@@ -98,11 +117,23 @@ def show_build(report: dict[str, Any], measured_on: str = "this machine") -> Non
             f"Measured on {measured_on}: {', '.join(report['measured'])}. By the cost table, because {measured_on} "
             f"cannot run them: {', '.join(table)}"
         )
+    show_records(report["records"])
     size = report["bytes"]
     print_text(
         f"Built in {report['seconds']:.1f} s: model {in_kilobytes(size['onnx'])}, packed weights "
         f"{in_kilobytes(size['packed_weights'])}, artifact {in_kilobytes(size['artifact'])}"
     )
+
+
+def show_records(records: dict[str, dict[str, Any]]) -> None:
+    """Print which layers got the kernel of a tuning record, and which records were left out and why."""
+    for variant, found in records.items():
+        if found["used"]:
+            print_text(
+                f"Tuning records for {variant}: {len(found['used'])} layers use one ({', '.join(found['used'])})"
+            )
+        for reason, layers in found["refused"].items():
+            print_text(f"Tuning records for {variant} left out: {reason} ({', '.join(layers)})")
 
 
 def print_layers(title: str, layers: Sequence[dict[str, Any]]) -> None:

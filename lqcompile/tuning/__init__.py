@@ -1,0 +1,1 @@
+"""Searching for the fastest kernels by measuring them, with TVM's MetaSchedule."""
