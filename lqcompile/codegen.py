@@ -6,7 +6,7 @@ import functools
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,10 @@ from tvm.s_tir.pipeline import finalize_device_passes, finalize_host_passes
 from tvm.tirx.compilation_pipeline import register_tir_pipeline
 
 from lqcompile.errors import BuildError
-from lqcompile.lowering.driver import Driver
+from lqcompile.lowering.driver import Driver, lower_program
 from lqcompile.target import Target
+
+__all__ = ["compile_driver", "generate", "link", "lower_program"]
 
 PIPELINE = "lqcompile"
 
@@ -55,6 +57,22 @@ def compile_driver(driver: Driver, target: Target) -> Any:
     except (tvm.error.InternalError, ValueError) as error:
         line = str(error).strip().splitlines()[-1]
         raise BuildError(f"target {target.name!r}: TVM cannot compile the network: {line}") from error
+
+
+def generate(driver: Driver, target: Target, dump: Callable[[str, str], None]) -> bytes:
+    """The library of one variant.
+
+    Args:
+        driver: of the network.
+        target: without variants.
+        dump: called with a file's ending and its text, for ``--dump-ir``.
+
+    Raises:
+        BuildError: TVM or the linker refuses.
+    """
+    executable = compile_driver(driver, target)
+    dump("s", executable.mod.inspect_source("asm"))
+    return link(executable, target.system)
 
 
 def link(executable: Any, system: str = "linux") -> bytes:

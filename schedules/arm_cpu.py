@@ -13,14 +13,18 @@ from typing import Any
 
 from lqcompile.target import Target
 
+from . import elementwise as maps
 from .arm_dot8 import Dot8
 from .arm_float import FloatLanes
 from .arm_popcount import Popcount, popcount_tile
+from .depthwise import depthwise
 from .formats import Kind
 from .neon import Neon
 from .packed import Packed
 from .problem import ConvShape, Family, SumRule, Tile
 from .space import Space, distinct, register_tiles
+
+__all__ = ["depthwise", "family", "image_kind", "machine", "maps", "space", "tile"]
 
 
 def machine(target: Target) -> Neon:

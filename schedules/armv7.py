@@ -10,14 +10,14 @@ from tvm.script.ir_builder import tirx as T
 
 from lqcompile.target import Target
 
-from .arm_cpu import image_kind, space, tile
+from .arm_cpu import depthwise, image_kind, maps, space, tile
 from .arm_popcount import Popcount
 from .isa import Expr, vector
 from .neon32 import Neon32
 from .packed import Packed
 from .words import FloatFma, Words
 
-__all__ = ["family", "image_kind", "machine", "space", "tile"]
+__all__ = ["depthwise", "family", "image_kind", "machine", "maps", "space", "tile"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,9 +14,14 @@ from tvm.script.ir_builder import tirx as T
 
 from .contraction import ContractionBuilder
 from .epilogue import Epilogue
-from .isa import Expr, load, vector, zeros
+from .isa import Expr, Isa, load, vector, zeros
 from .problem import ConvShape, SumRule, Tile
 from .words import Words
+
+
+def depthwise(isa: Isa, accumulator: str, weight_dtype: str) -> Depthwise:
+    """The family of depthwise convolutions."""
+    return Depthwise(isa=isa, accumulator=accumulator, weight_dtype=weight_dtype)
 
 
 @dataclass(frozen=True, kw_only=True)

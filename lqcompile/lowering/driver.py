@@ -71,6 +71,16 @@ class Driver:
     offsets: dict[str, int]
     regions: tuple[tuple[str, int, int], ...]
 
+    @property
+    def entries(self) -> dict[str, Any]:
+        """What the manifest's variant gets beside what all have."""
+        return {}
+
+    @property
+    def suffix(self) -> str:
+        """Ending of the name of the compiled code."""
+        return "so"
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Call:
@@ -109,7 +119,7 @@ def make_driver(program: Program, relax_module: tvm.IRModule, keys: dict[str, st
         parameters=block,
         arena_bytes=max(arena_bytes, ALIGNMENT),
         offsets=offsets,
-        regions=_regions(program),
+        regions=region_spans(program),
     )
 
 
@@ -119,7 +129,8 @@ def _shared_names(kernels: Sequence[SumsKernel]) -> list[str]:
     return [first.setdefault(tvm_ffi.StructuralKey(kernel.step.function), kernel.step.name) for kernel in kernels]
 
 
-def _regions(program: Program) -> tuple[tuple[str, int, int], ...]:
+def region_spans(program: Program) -> tuple[tuple[str, int, int], ...]:
+    """(name, first step, last step + 1) of each region that a program runs, in order."""
     spans: list[tuple[str, int, int]] = []
     for index, step in enumerate(program.steps):
         if spans and spans[-1][0] == step.region:

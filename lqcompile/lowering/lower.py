@@ -32,16 +32,7 @@ from lqcompile.lowering.layers import Layer, fused_pool, lower_layer
 from lqcompile.lowering.outputs import affine_parameters, make_format, make_quantizer, make_steps, make_stream_store
 from lqcompile.lowering.parameters import per_channel, scale_signs
 from lqcompile.lowering.program import Program, Step, SumsKernel, Tensor
-from lqcompile.schedules.elementwise import (
-    Window,
-    concat,
-    join_bits,
-    mapped,
-    quantize_input,
-    softmax,
-    to_nchw,
-    to_nhwc,
-)
+from lqcompile.schedules.elementwise import Window
 from lqcompile.schedules.epilogue import Epilogue, UniformStep
 from lqcompile.schedules.formats import Format, Kind, round_up
 from lqcompile.target import Target
@@ -106,6 +97,7 @@ class _Lower:
     def program(self) -> Program:
         self.schedule = importlib.import_module(f"lqcompile.schedules.{self.target.schedule}")
         self.isa = self.schedule.machine(self.target)
+        self.maps = self.schedule.maps
         inputs = tuple(
             Tensor(key=f"input_{index}", dtype="float32", size=int(np.prod(value.shape)), value=value.name)
             for index, value in enumerate(self.plan.inputs)
@@ -121,7 +113,8 @@ class _Lower:
         )
         for tensor in outputs:
             source = self._tensor(str(tensor.value), "f32", tensor.key)
-            self._step(f"egress_{tensor.key}", tensor.key, to_nchw(self._form(source)), [source], [], [tensor])
+            function = self.maps.to_nchw(self._form(source))
+            self._step(f"egress_{tensor.key}", tensor.key, function, [source], [], [tensor])
         return Program(
             inputs=inputs,
             outputs=outputs,
@@ -187,7 +180,7 @@ class _Lower:
         return found
 
     def _make_tensor(self, value: Value, kind: Kind, halo: Halo) -> Tensor:
-        form = make_format(value, kind, halo)
+        form = make_format(value, kind, halo, self.isa.lanes)
         key = self._unique(f"{value.name}_{kind}")
         tensor = Tensor(key=key, dtype=form.dtype, size=form.size, value=value.name, form=form)
         self.tensors[value.name, kind] = tensor
@@ -197,7 +190,7 @@ class _Lower:
         """The tensor of a value in a format; a graph input is brought into it first."""
         if (name, kind) not in self.tensors and name in self.inputs:
             tensor = self._make_tensor(self._value(name), kind, self.halos[name, kind])
-            self._step("ingest", region, to_nhwc(self._form(tensor)), [self.inputs[name]], [], [tensor])
+            self._step("ingest", region, self.maps.to_nhwc(self._form(tensor)), [self.inputs[name]], [], [tensor])
         return self.tensors[name, kind]
 
     def _unique(self, name: str) -> str:
@@ -293,7 +286,7 @@ class _Lower:
 
     def _temporary(self, region: Region, shape: tuple[int, ...]) -> Tensor:
         value = Value(name=f"{region.name}:temporary", shape=shape)
-        form = make_format(value, "f32", (0, 0, 0, 0))
+        form = make_format(value, "f32", (0, 0, 0, 0), self.isa.lanes)
         return Tensor(key=self._unique(value.name), dtype=form.dtype, size=form.size, form=form)
 
     def _window(
@@ -334,7 +327,7 @@ class _Lower:
             stores=tuple(store for store, _ in made),
         )
         height, width = (*region.stream_shape, 1, 1)[1:3]
-        function = mapped(self.isa, form, window, epilogue, height, width)
+        function = self.maps.mapped(self.isa, form, window, epilogue, height, width)
         self._step(region.name, region.name, function, [source, *residuals], arrays, [tensor for _, tensor in stores])
 
     def _map(self, region: Region, stores: list[tuple[Output, Tensor]]) -> None:
@@ -370,9 +363,8 @@ class _Lower:
             raise TypeError("a uniform quantizer gives a uniform step")
         narrowed = Tensor(key=tensor.key, dtype=packed.dtype, size=packed.size, value=tensor.value, form=packed)
         self.tensors[str(tensor.value), "u8"] = narrowed
-        self._step(
-            region.name, region.name, quantize_input(self.isa, packed, step), [self.inputs[name]], [], [narrowed]
-        )
+        function = self.maps.quantize_input(self.isa, packed, step)
+        self._step(region.name, region.name, function, [self.inputs[name]], [], [narrowed])
         return True
 
     def _image_format(self, form: Format, name: str) -> Format:
@@ -393,7 +385,7 @@ class _Lower:
         target = self._temporary(
             region, (sum(self._form(tensor).channels for tensor in sources), *region.stream_shape[1:])
         )
-        function = concat([self._form(tensor) for tensor in sources], self._form(target))
+        function = self.maps.concat([self._form(tensor) for tensor in sources], self._form(target))
         self._step(f"{region.name}_join", region.name, function, sources, [], [target])
         self._window(region, target, None, None, region.stages, stores)
 
@@ -402,13 +394,13 @@ class _Lower:
         for _, target in stores:
             form = self._form(target)
             sources = [self._tensor(name, form.kind, region.name) for name in region.inputs]
-            join = join_bits if form.kind == "bits" else concat
+            join = self.maps.join_bits if form.kind == "bits" else self.maps.concat
             function = join([self._form(tensor) for tensor in sources], form)
             self._step(f"{region.name}_join", region.name, function, sources, [], [target])
 
     def _softmax(self, region: Region, stores: list[tuple[Output, Tensor]]) -> None:
         source = self._tensor(region.inputs[0], "f32", region.name)
         target = self._temporary(region, region.stream_shape)
-        function = softmax(self._form(source), self._form(target))
+        function = self.maps.softmax(self._form(source), self._form(target))
         self._step(f"{region.name}_exp", region.name, function, [source], [], [target])
         self._window(region, target, None, None, region.stages, stores)

@@ -125,8 +125,8 @@ def make_stream_store(output: Output, tensor: Tensor, channels: int) -> tuple[St
     return replace(store, steps=(), per_channel=True, complement=bool(falling.any())), arrays
 
 
-def make_format(value: Value, kind: Kind, halo: tuple[int, int, int, int]) -> Format:
-    """The format of a value for a kind of kernel."""
+def make_format(value: Value, kind: Kind, halo: tuple[int, int, int, int], lanes: int = 16) -> Format:
+    """The format of a value for a kind of kernel, with pixels of whole vectors of up to 16 `lanes` or of more."""
     channels, height, width = (*value.shape, 1, 1)[:3]
     quantizer = value.quantizer
     planes, ones, pad = 1, False, 0
@@ -143,7 +143,7 @@ def make_format(value: Value, kind: Kind, halo: tuple[int, int, int, int]) -> Fo
         height=height,
         width=width,
         halo=halo,
-        align=32 if kind == "bits" else 16,
+        align=32 if kind == "bits" else max(16, lanes),
         planes=planes,
         ones_plane=ones,
         pad=pad,
