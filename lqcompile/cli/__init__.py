@@ -26,6 +26,7 @@ from lqcompile.cli import (
     running,
     serving,
     targeting,
+    training,
     verification,
 )
 from lqcompile.errors import LQCompileError
@@ -50,6 +51,7 @@ app.command("run", epilog=running.EXAMPLE)(running.run)
 app.command("verify", epilog=verification.EXAMPLE)(verification.verify)
 app.command("inspect", epilog=inspection.EXAMPLE)(inspection.inspect)
 app.command("bench", epilog=benchmark.EXAMPLE)(benchmark.bench)
+app.command("train", epilog=training.EXAMPLE)(training.train)
 app.command("targets", epilog=targeting.EXAMPLE)(targeting.targets)
 app.command("devices", epilog=devices.EXAMPLE)(devices.devices)
 app.command("bundle", epilog=bundling.EXAMPLE)(bundling.bundle)

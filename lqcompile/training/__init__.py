@@ -8,8 +8,9 @@ See docs/training.md.
 
 from lqcompile.training.data import Arrays, Data, Samples, Source, load_data
 from lqcompile.training.evaluation import Evaluation, evaluate
-from lqcompile.training.fit import Result, Step, fit
+from lqcompile.training.fit import Result, fit
 from lqcompile.training.history import Epoch
+from lqcompile.training.loop import Step
 from lqcompile.training.recipe import DataOptions, Distillation, Network, Optimizer, Recipe, Schedule, Snap
 from lqcompile.training.recipes import load_recipe
 

@@ -16,6 +16,11 @@ def rank() -> int:
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 
+def is_first() -> bool:
+    """Whether this is the process that writes files and speaks; also before and after the processes are joined."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
 def world() -> int:
     """Number of processes."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1

@@ -26,16 +26,14 @@ class Network(Section):
 
     Args:
         name: one of `lqcompile.models.names`, or ``FILE.py:NAME`` for a class or function of one's own that gives the
-            float network and takes no arguments; `width`, `classes`, `in_channels` and `image_size` are not for those.
+            float network and takes no arguments.
         weight_bits: 1 to 4; 32 for the float network (the twin).
         act_bits: 1 to 4; 32 for float activations (weight-only).
         edge_bits: 8 for the first and the last layer in 8 bits; 32 for float, as the paper has it.
         basis: "int8" snaps the bases to integers, see `Snap`; "float" leaves them.
-        skip: further layers to leave in float, see `lqcompile.nn.quantize`.
-        width: factor on the hidden channels.
-        classes: outputs; left out, those of the data.
-        in_channels: channels of the image; left out, those of the data.
-        image_size: rows and columns of the image; left out, those of the data.
+        skip: further layers of a network of one's own to leave in float, see `lqcompile.nn.quantize`.
+        options: further arguments of `lqcompile.models.create`, such as ``width = 0.5``; classes, channels and size of
+            the image are those of the data.
     """
 
     name: str
@@ -44,10 +42,25 @@ class Network(Section):
     edge_bits: Literal[8, 32] = 8
     basis: Literal["float", "int8"] = "int8"
     skip: Annotated[tuple[str, ...], Field(strict=False)] = ()
-    width: Annotated[float, Field(gt=0)] | None = None
-    classes: Positive | None = None
-    in_channels: Positive | None = None
-    image_size: Positive | None = None
+    options: dict[str, bool | float] = {}
+
+    @model_validator(mode="after")
+    def _options_fit_the_name(self) -> Self:
+        if self.is_own and self.options:
+            raise ValueError(f"found options {sorted(self.options)} with a network of one's own; leave them out")
+        if not self.is_own and self.skip:
+            raise ValueError("found skip with a network of lqcompile, expected one of one's own; leave skip out")
+        return self
+
+    @property
+    def is_own(self) -> bool:
+        """Whether `name` is a file of one's own."""
+        return ":" in self.name
+
+    @property
+    def is_float(self) -> bool:
+        """Whether this is a float network."""
+        return self.weight_bits == 32
 
 
 class DataOptions(Section):
@@ -192,8 +205,8 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
-        if self.snap is not None and self.snap.epochs > self.epochs:
-            raise ValueError(f"found snap.epochs={self.snap.epochs}, expected at most epochs={self.epochs}")
+        if self.snap is not None and self.snap.epochs >= self.epochs:
+            raise ValueError(f"found snap.epochs={self.snap.epochs}, expected fewer than epochs={self.epochs}")
         if self.schedule.milestones and self.schedule.milestones[-1] >= self.epochs:
             last = self.schedule.milestones[-1]
             raise ValueError(f"found schedule.milestones up to {last}, expected fewer than epochs={self.epochs}")
@@ -202,13 +215,12 @@ class Recipe(Section):
                 f"found schedule.warmup_epochs={self.schedule.warmup_epochs}, expected at most epochs={self.epochs}"
             )
         if self.network is not None:
-            quantized = self.network.weight_bits != 32
-            if quantized and (self.network.basis == "int8") != (self.snap is not None):
+            if not self.network.is_float and (self.network.basis == "int8") != (self.snap is not None):
                 found = "none" if self.snap is None else "one"
                 raise ValueError(
                     f"found network.basis={self.network.basis!r} and {found} [snap] section; integer bases need it, "
                     "float ones must not have it"
                 )
-            if not quantized and self.snap is not None:
+            if self.network.is_float and self.snap is not None:
                 raise ValueError("found a [snap] section with network.weight_bits=32; a float network has no bases")
         return self

@@ -11,8 +11,9 @@ import numpy.typing as npt
 import torch
 
 from lqcompile.errors import TrainingError
-from lqcompile.training.data import augment
+from lqcompile.training.data import augment, photos
 from lqcompile.training.data.arrays import read_arrays
+from lqcompile.training.data.folder import Folder, find_images
 from lqcompile.training.data.source import UNIT, Arrays, Change, Data, Normalization
 from lqcompile.training.recipe import DataOptions
 
@@ -39,12 +40,15 @@ def load_data(options: DataOptions, folder: str | Path) -> ImageData:
         options: of the recipe.
         folder: for "fashion-mnist" and "mnist" the four IDX files, compressed or not; for "cifar10" and "cifar100" the
             binary version; for "npz" ``train.npz`` and ``test.npz``, each with ``images`` uint8[N, H, W],
-            [N, C, H, W] or [N, H, W, C] and ``labels`` [N].
+            [N, C, H, W] or [N, H, W, C] and ``labels`` [N]; for "folder" images as ``train/CLASS/FILE`` and
+            ``val/CLASS/FILE``.
 
     Raises:
         InputError: a file is missing, truncated, or not what its name says.
         TrainingError: an option does not fit the data set.
     """
+    if options.set == "folder":
+        return _photos(options, Path(folder))
     if options.augment == "inception":
         raise TrainingError(
             f"data.augment: found 'inception' with data.set={options.set!r}, expected image folders; use 'crop-flip'"
@@ -67,6 +71,36 @@ def load_data(options: DataOptions, folder: str | Path) -> ImageData:
         test=replace(train, images=test_images, labels=test_labels, change=None),
         shape=(channels, rows, columns),
         classes=parts.classes,
+        normalization=normalization,
+    )
+
+
+def _photos(options: DataOptions, folder: Path) -> ImageData:
+    if options.normalize == "pixel-mean":
+        raise TrainingError("data.normalize: found 'pixel-mean' with data.set='folder', expected 'unit' or 'channels'")
+    normalization = UNIT
+    if options.normalize == "channels":
+        mean, std = (torch.tensor(values)[:, None, None] for values in (photos.MEAN, photos.STD))
+        normalization = Normalization(mean=mean, std=std)
+    files, labels, classes = find_images(folder / "train")
+    if options.limit is not None:
+        # Files are sorted by class: the first ones would all be of one.
+        chosen = np.random.default_rng(0).permutation(len(files))[: options.limit].tolist()
+        files, labels = [files[index] for index in chosen], [labels[index] for index in chosen]
+    train = Folder(
+        files=tuple(files),
+        labels=tuple(labels),
+        normalization=normalization,
+        image_size=options.image_size,
+        augment=options.augment,
+        workers=options.workers,
+    )
+    test_files, test_labels, _ = find_images(folder / "val", classes)
+    return ImageData(
+        train=train,
+        test=replace(train, files=tuple(test_files), labels=tuple(test_labels), augment=None),
+        shape=(3, options.image_size, options.image_size),
+        classes=len(classes),
         normalization=normalization,
     )
 

@@ -44,7 +44,7 @@ class Normalization:
     std: Tensor
 
     def __call__(self, images: Tensor) -> Tensor:
-        """uint8[N, C, H, W] -> float32[N, C, H, W]."""
+        """Pixels 0..255, any dtype and shape that ends in [C, H, W] -> float32 of the same shape."""
         return (images.float() / 255 - self.mean) / self.std
 
 
