@@ -10,45 +10,31 @@ from __future__ import annotations
 import importlib
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-import numpy as np
-import numpy.typing as npt
-
-from lqcompile import cpu, layout
-from lqcompile.codegen import compile_driver, link
+from lqcompile import cpu
 from lqcompile.errors import BuildError, TargetError
-from lqcompile.graph.plan import Plan, Value
+from lqcompile.graph.plan import Plan
 from lqcompile.graph.specs import LowBitWeights, Quantizer, UniformQuantizer
 from lqcompile.kernels import Job, Kernels, Steps
 from lqcompile.lowering.choose import Candidate, Choice, serving
-from lqcompile.lowering.driver import lower_program
-from lqcompile.lowering.layers import Layer, layer_tiles, lower_layer
-from lqcompile.lowering.lower import KINDS, contraction_layers
-from lqcompile.lowering.outputs import describe, describe_sums, make_format
-from lqcompile.lowering.program import Program, Step, SumsKernel, Tensor
-from lqcompile.reference import execute_region
-from lqcompile.runtime import integers
+from lqcompile.lowering.layers import Layer, layer_tiles
+from lqcompile.lowering.lower import contraction_layers
 from lqcompile.target import Target, expand
+from lqcompile.trials import (
+    Trial,
+    compile_trials,
+    expected_integers,
+    is_equal,
+    make_trial,
+    sample_values,
+    with_family,
+)
 
 ROUNDS = 15
 """Readings of each candidate; the median counts."""
 
-SEED = 0
-"""Of the random codes: the same in every build."""
-
 Progress = Callable[[str, float], None]
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Trial:
-    """One candidate of one contraction, lowered: `step` runs it and `sums` stores its integers (exact ones only)."""
-
-    layer: Layer
-    candidate: Candidate
-    step: Step
-    sums: SumsKernel | None
 
 
 class Machine(Protocol):
@@ -172,28 +158,11 @@ def _trials(plan: Plan, layer: Layer, target: Target, name: str) -> list[Trial]:
     schedule = importlib.import_module(f"lqcompile.schedules.{target.schedule}")
     found = []
     for family in serving(layer.operation, layer.quantizer, target.name):
-        variant = _with_family(plan, layer, family, name)
-        for tile in dict.fromkeys(layer_tiles(variant, target, schedule)):
-            prefix = f"{name}_{family}_{tile.pixels}x{tile.blocks}"
-            stores = tuple(
-                (output, replace(tensor, key=f"{prefix}_{index}"))
-                for index, (output, tensor) in enumerate(variant.stores)
-            )
-            trial = replace(variant, tile=tile, stores=stores)
-            step, sums = lower_layer(trial, target, schedule, prefix)
-            found.append(Trial(layer=trial, candidate=Candidate(family=family, tile=tile), step=step, sums=sums))
+        variant = with_family(plan, layer, family, name)
+        for index, tile in enumerate(dict.fromkeys(layer_tiles(variant, target, schedule))):
+            candidate = Candidate(family=family, tile=tile)
+            found.append(make_trial(variant, candidate, target, f"{name}_{family}_{index}"))
     return found
-
-
-def _with_family(plan: Plan, layer: Layer, family: str, name: str) -> Layer:
-    """The layer with another family, reading the format that it needs."""
-    source = replace(layer.source, key=f"{name}_{KINDS[family]}")
-    if KINDS[family] != KINDS[layer.family]:
-        value = plan.values[str(source.value)]
-        form = make_format(value, KINDS[family], layer.operation.geometry.pads)
-        source = Tensor(key=source.key, dtype=form.dtype, size=form.size, value=value.name, form=form)
-    residuals = tuple(replace(tensor, key=f"{name}_residual{index}") for index, tensor in enumerate(layer.residuals))
-    return replace(layer, family=family, source=source, residuals=residuals)
 
 
 class _Bench:
@@ -201,82 +170,27 @@ class _Bench:
 
     def __init__(self, plan: Plan, trials: Sequence[Trial], target: Target, machine: Machine) -> None:
         self.plan = plan
-        steps: list[Step] = []
-        self.place: dict[str, int] = {}
-        for trial in trials:
-            for step in (trial.step, *([trial.sums.step] if trial.sums else [])):
-                self.place[step.name] = len(steps)
-                steps.append(step)
-        inputs = {tensor.key: tensor for trial in trials for tensor in (trial.layer.source, *trial.layer.residuals)}
-        outputs = {
-            tensor.key: tensor for step in steps for tensor in step.outputs if not tensor.key.endswith(".counts")
-        }
-        program = Program(
-            inputs=tuple(inputs.values()),
-            outputs=tuple(outputs.values()),
-            steps=tuple(steps),
-            sums=(),
-            choices={},
-        )
-        _, driver = lower_program(program)
-        ports = inputs | outputs
-        self.ports = {key: index for index, key in enumerate(ports)}
-        self.values = _samples(plan, trials)
-        contents = {}
-        for key, tensor in inputs.items():
-            value = plan.values[str(tensor.value)]
-            contents[self.ports[key]] = layout.encode(describe(tensor, value, 0), self.values[value.name][0])
-        job = Job(
-            library=link(compile_driver(driver, target), target.system),
-            ports=tuple((tensor.dtype, tensor.size) for tensor in ports.values()),
-            contents=contents,
-            arena_bytes=driver.arena_bytes,
-            parameters=np.frombuffer(driver.parameters, np.uint8),
-        )
-        self.steps = machine.open(job)
+        self.values = sample_values(plan, [trial.layer.region for trial in trials])
+        compiled = compile_trials(plan, trials, target, self.values)
+        self.place = {id(trial): index for index, trial in enumerate(trials)}
+        self.compiled = compiled
+        self.steps = machine.open(compiled.job)
 
     def times(self, trials: Sequence[Trial]) -> dict[Candidate, float]:
         """Median microseconds of each candidate, timed interleaved."""
-        seconds = self.steps.times([self.place[trial.step.name] for trial in trials], ROUNDS)
+        seconds = self.steps.times([self.compiled.steps[self.place[id(trial)]] for trial in trials], ROUNDS)
         return {
             trial.candidate: 1e6 * statistics.median(readings) for trial, readings in zip(trials, seconds, strict=True)
         }
 
     def equal(self, trials: Sequence[Trial]) -> set[Candidate]:
         """The candidates whose integers are those of the reference; all of them where a layer computes in float32."""
-        expected, _ = execute_region(self.plan, trials[0].layer.region, self.values)
-        found = set()
-        for trial in trials:
-            if trial.sums is None:
-                found.add(trial.candidate)
-                continue
-            step = trial.sums.step
-            stored = self.steps.run(self.place[step.name], self.ports[step.outputs[-1].key])
-            if np.array_equal(integers(stored.view(np.int32), describe_sums(trial.sums)), np.asarray(expected)[0]):
-                found.add(trial.candidate)
-        return found
-
-
-def _samples(plan: Plan, trials: Sequence[Trial]) -> dict[str, npt.NDArray[Any]]:
-    """One random sample of every value that a candidate reads, in its logical encoding."""
-    rng = np.random.default_rng(SEED)
-    values: dict[str, npt.NDArray[Any]] = {}
-    for trial in trials:
-        for name in (*trial.layer.region.inputs, *trial.layer.region.residuals):
-            if name not in values:
-                values[name] = _sample(plan.values[name], rng)
-    return values
-
-
-def _sample(value: Value, rng: np.random.Generator) -> npt.NDArray[Any]:
-    shape = (1, *value.shape)
-    if isinstance(value.quantizer, Quantizer):
-        index = rng.integers(0, len(value.quantizer.levels), shape)
-        return value.quantizer.levels[index] if value.decoded else index.astype(np.uint8)
-    if isinstance(value.quantizer, UniformQuantizer) and not value.decoded:
-        limits = np.iinfo(value.quantizer.dtype)
-        return rng.integers(limits.min, limits.max + 1, shape).astype(value.quantizer.dtype)
-    return rng.normal(size=shape).astype(np.float32)
+        expected = expected_integers(self.plan, trials[0].layer.region, self.values)
+        return {
+            trial.candidate
+            for trial in trials
+            if is_equal(self.steps, self.compiled.checks[self.place[id(trial)]], expected)
+        }
 
 
 def _fastest(name: str, equal: set[Candidate], times: Mapping[Candidate, float]) -> Choice:

@@ -43,6 +43,7 @@ LAYERS = {
     "build": 6,
     "kernels": 6,
     "select": 6,
+    "trials": 6,
     "records": 5,
     "tuning": 8,
     "openvino_peer": 5,

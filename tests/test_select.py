@@ -13,7 +13,7 @@ from lqcompile.schedules.problem import Tile
 from models import chain_model
 from plans import PlanBuilder, random_affine, random_int8, random_low_bit, random_quantizer, random_uniform
 
-from lqcompile import cpu, select
+from lqcompile import cpu, select, trials
 from lqcompile.artifact import read_artifact
 from lqcompile.build import build
 from lqcompile.cli import main
@@ -103,14 +103,14 @@ def test_layers_of_one_shape_share_a_measurement() -> None:
 @needs_x86
 def test_candidates_with_wrong_integers_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     plan = network(np.random.default_rng(2))
-    genuine = select.execute_region
+    genuine = trials.execute_region
 
     def off_by_one(*arguments):
         integers, outputs = genuine(*arguments)
         integers.flat[-1] += 1
         return integers, outputs
 
-    monkeypatch.setattr(select, "execute_region", off_by_one)
+    monkeypatch.setattr(trials, "execute_region", off_by_one)
     message = (
         r"^node 'region\d': found no candidate kernel whose integers equal the reference; build with --select table "
         r"and report this as a bug$"
