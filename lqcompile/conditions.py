@@ -6,6 +6,7 @@ What the operating system does not tell is None. Everything is read below a root
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,18 @@ def conditions(root: Path = ROOT) -> dict[str, Any]:
         "temperature_c": max((value for value in celsius if low < value < high), default=None),
         "throttled": hex(int(flags, 16)) if flags is not None else None,
     }
+
+
+def state_in_words(state: Mapping[str, Any]) -> str:
+    """What `conditions` gives in words; what the operating system does not tell is named too."""
+    clocks = state["clock_mhz"]
+    words = ["clock unknown" if clocks is None else f"clock {'/'.join(str(mhz) for mhz in sorted(set(clocks)))} MHz"]
+    words.append("governor unknown" if state["governor"] is None else f"governor {state['governor']}")
+    heat = state["temperature_c"]
+    words.append("temperature unknown" if heat is None else f"{heat:.1f} \N{DEGREE SIGN}C")
+    if state["throttled"] not in (None, "0x0"):
+        words.append(f"THROTTLED ({state['throttled']})")
+    return ", ".join(words)
 
 
 def emulator(machine: str, root: Path = ROOT) -> str | None:

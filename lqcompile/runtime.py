@@ -108,12 +108,19 @@ class CompiledModel:
 
         They work on what the regions before left in the arena: take them in order, each as often as wanted.
         """
+        return {
+            name: self.bind_steps(inputs, region["first"], region["last"]) for name, region in self._regions.items()
+        }
+
+    def bind_steps(self, inputs: Mapping[str, Array], first: int, last: int) -> Callable[[], None]:
+        """A call that runs steps `first` to `last - 1` on the first sample: none where they are equal.
+
+        Raises:
+            InputError: an input has a wrong name, shape or dtype.
+        """
         arrays = [np.ascontiguousarray(array[:1]) for array in check_inputs(self.inputs, inputs).values()]
         ports = _ports([*arrays, *(np.empty((1, *port.shape), np.float32) for port in self.outputs)])
-        return {
-            name: functools.partial(self._run, *ports, *self._memory, region["first"], region["last"])
-            for name, region in self._regions.items()
-        }
+        return functools.partial(self._run, *ports, *self._memory, first, last)
 
     def run_region(self, name: str, values: Mapping[str, Array]) -> dict[str, Array]:
         """Runs one region on given values, for verification.

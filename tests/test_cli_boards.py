@@ -9,7 +9,7 @@ import pytest
 from commands import refused
 
 from lqcompile import cpu
-from lqcompile.cli.reaching import state_in_words
+from lqcompile.conditions import state_in_words
 from lqcompile.runtime import load
 
 

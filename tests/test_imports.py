@@ -49,6 +49,8 @@ LAYERS = {
     "openvino_peer": 5,
     "peers": 6,
     "verify": 7,
+    "profiling": 7,
+    "reporting": 8,
     "bench": 7,
     "cli": 9,
     "__main__": 10,

@@ -23,6 +23,7 @@ from lqcompile.cli import (
     demonstration,
     devices,
     inspection,
+    profiling,
     running,
     serving,
     targeting,
@@ -52,6 +53,7 @@ app.command("verify", epilog=verification.EXAMPLE)(verification.verify)
 app.command("inspect", epilog=inspection.EXAMPLE)(inspection.inspect)
 app.command("bench", epilog=benchmark.EXAMPLE)(benchmark.bench)
 app.command("train", epilog=training.EXAMPLE)(training.train)
+app.command("profile", epilog=profiling.EXAMPLE)(profiling.profile)
 app.command("targets", epilog=targeting.EXAMPLE)(targeting.targets)
 app.command("devices", epilog=devices.EXAMPLE)(devices.devices)
 app.command("bundle", epilog=bundling.EXAMPLE)(bundling.bundle)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from lqcompile.cli.console import ProgressCallback, in_percent, print_table, print_text
 from lqcompile.cli.opening import artifact_file, samples_for
-from lqcompile.cli.reaching import state_in_words
+from lqcompile.conditions import state_in_words
 
 if TYPE_CHECKING:
     from lqcompile.rpc.device import Device

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 import typer
 
 from lqcompile.cli.console import JsonOption, print_json, print_table, print_text, progress_bar
-from lqcompile.cli.reaching import DEFAULT_TIMEOUT, KeyOption, RpcOption, TimeoutOption, board, state_in_words
+from lqcompile.cli.reaching import DEFAULT_TIMEOUT, KeyOption, RpcOption, TimeoutOption, board
+from lqcompile.conditions import state_in_words
 
 EXAMPLE = "Example: lqcompile devices --tracker 127.0.0.1:9190"
 

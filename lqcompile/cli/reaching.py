@@ -1,10 +1,10 @@
-"""Boards on the command line: the options that reach one, the session on it, and its state in words."""
+"""Boards on the command line: the options that reach one, and the session on it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -68,15 +68,3 @@ def board(
         )
     with device:
         yield device
-
-
-def state_in_words(conditions: dict[str, Any]) -> str:
-    """The state of a board in words, as `lqcompile.conditions` gives it; what it does not tell is named too."""
-    clocks = conditions["clock_mhz"]
-    words = ["clock unknown" if clocks is None else f"clock {'/'.join(str(mhz) for mhz in sorted(set(clocks)))} MHz"]
-    words.append("governor unknown" if conditions["governor"] is None else f"governor {conditions['governor']}")
-    heat = conditions["temperature_c"]
-    words.append("temperature unknown" if heat is None else f"{heat:.1f} \N{DEGREE SIGN}C")
-    if conditions["throttled"] not in (None, "0x0"):
-        words.append(f"THROTTLED ({conditions['throttled']})")
-    return ", ".join(words)

@@ -2,5 +2,5 @@
 
 On the board: `serve` listens, `session` is one process per connection, `board` its functions, `registration` its entry
 at a tracker. On the host: `tracker` and `device` reach it, `model` and `kernels` stand for what runs there, `bench`
-times it. Both sides: `addresses`, `message`.
+times it, `profile` times its layers. Both sides: `addresses`, `message`.
 """

@@ -25,6 +25,8 @@ from lqcompile import cpu
 from lqcompile.conditions import conditions, emulator
 from lqcompile.errors import DeviceError, LQCompileError
 from lqcompile.kernels import Job, Kernels
+from lqcompile.profiling.machine import measure_machine as machine_of
+from lqcompile.profiling.passes import time_passes as passes_of
 from lqcompile.rpc.message import Array, pack, unpack
 from lqcompile.runtime import CompiledModel
 from lqcompile.runtime import load as load_artifact
@@ -32,7 +34,7 @@ from lqcompile.timing import Stopwatch, spread
 
 PREFIX = "lqcompile.board."
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Raised when a message changes: host and board must agree."""
 
 FUNCTIONS: dict[str, Callable[[bytes], bytes]] = {}
@@ -221,6 +223,30 @@ def time_layer(arrays: Arrays, *, model: str, layer: str, rounds: int) -> Answer
     _refuse_emulator()
     stopwatch = Stopwatch({layer: _session.models[model].layer_runners(arrays)[layer]})
     return {"median_ms": spread([stopwatch.round()[layer] for _ in range(rounds)]).median_ms}, {}
+
+
+@_offer
+def measure_machine(_arrays: Arrays, *, file: str, threads: int, emulated: bool) -> Answer:
+    """Clock, caches and bandwidths of this machine, by the probes in a library that was uploaded.
+
+    Raises:
+        DeviceError: this is an emulator, and `emulated` times are not wanted.
+    """
+    if not emulated:
+        _refuse_emulator()
+    return {"machine": machine_of(_path(file), threads).to_json()}, {}
+
+
+@_offer
+def time_passes(arrays: Arrays, *, model: str, seconds: float, most: int, emulated: bool) -> Answer:
+    """Time passes over a model, whole and region by region (`lqcompile.profiling.passes`).
+
+    Raises:
+        DeviceError: this is an emulator, and `emulated` times are not wanted.
+    """
+    if not emulated:
+        _refuse_emulator()
+    return {"readings": passes_of(_session.models[model], arrays, seconds=seconds, most=most).to_json()}, {}
 
 
 @_offer
