@@ -46,7 +46,7 @@ def tied_model(rng: np.random.Generator) -> onnx.ModelProto:
 
 def mobile_model(rng: np.random.Generator) -> onnx.ModelProto:
     """Blocks as in MobileNet: depthwise layers in 8 bits and low bits, each before a 1x1 layer, and a grouped one."""
-    builder = Builder(rng, (3, 12, 12)).quantize8().conv8(24, stride=2).batch_norm().relu()
+    builder = Builder(rng, (3, 12, 12)).quantize8().conv8(24, stride=2).relu()
     builder.quantize8().conv8(24, group=24).batch_norm().relu()
     builder.quantize(2, integer=True).conv(40, kernel=1, integer=True).batch_norm().relu()
     builder.quantize(2, integer=True).conv(40, stride=2, group=40, integer=True).batch_norm().relu()

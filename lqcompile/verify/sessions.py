@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,15 +17,21 @@ Array = npt.NDArray[Any]
 Arrays = dict[str, Array]
 
 
+REQUANTIZING = ("WeightBiasQuantization",)
+"""Optimizers that change what a file computes: this one rounds float biases and weights between DequantizeLinear and
+QuantizeLinear to integers (ONNX Runtime 1.31, from basic optimizations on)."""
+
+
 class Session:
     """An ONNX Runtime session on the CPU.
 
     Args:
         model: to run.
         level: of graph optimizations: "none", "basic" or "all" (what a user gets).
+        without: optimizers that are left out.
     """
 
-    def __init__(self, model: onnx.ModelProto, level: str) -> None:
+    def __init__(self, model: onnx.ModelProto, level: str, without: Sequence[str] = ()) -> None:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         # Three sessions take turns here with the compiled model: threads that wait must not keep the cores busy.
@@ -36,7 +42,9 @@ class Session:
             "all": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL,
         }[level]
         data = model.SerializeToString()
-        self._session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        self._session = onnxruntime.InferenceSession(
+            data, options, providers=["CPUExecutionProvider"], disabled_optimizers=list(without)
+        )
         self.outputs = [output.name for output in self._session.get_outputs()]
 
     def run(self, feeds: Mapping[str, npt.NDArray[np.float32]]) -> Arrays:
@@ -53,6 +61,7 @@ def open_session(model: onnx.ModelProto, names: Iterable[str]) -> Session:
     """The file with further tensors as outputs, where it has them.
 
     Only basic optimizations are on: they fold the unpacking of weights, and cannot fuse across a tensor that is wanted.
+    Those that round constants anew are off: the file is the reference, not what becomes of it.
 
     Args:
         model: the file.
@@ -64,7 +73,7 @@ def open_session(model: onnx.ModelProto, names: Iterable[str]) -> Session:
     given = {output.name for output in model.graph.output}
     for name in sorted(set(names) & made - given):
         opened.graph.output.append(onnx.ValueInfoProto(name=name))
-    return Session(opened, "basic")
+    return Session(opened, "basic", REQUANTIZING)
 
 
 def stock_session(model: onnx.ModelProto) -> Session:
