@@ -71,7 +71,8 @@ class TensorBoardLog:
                 "TensorBoard log: found no tensorboard, expected it to be installed; pip install tensorboard, or leave "
                 "the option out: log.csv has the same figures"
             ) from error
-        self._writer = SummaryWriter(str(folder))
+        # Rows of a resumed run are written again: earlier ones of the same epochs do not count.
+        self._writer = SummaryWriter(str(folder), purge_step=1)
 
     def add(self, epoch: Epoch) -> None:
         """Write one epoch."""

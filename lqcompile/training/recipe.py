@@ -216,7 +216,7 @@ class Recipe(Section):
             )
         if self.network is not None:
             if not self.network.is_float and (self.network.basis == "int8") != (self.snap is not None):
-                found = "none" if self.snap is None else "one"
+                found = "no" if self.snap is None else "a"
                 raise ValueError(
                     f"found network.basis={self.network.basis!r} and {found} [snap] section; integer bases need it, "
                     "float ones must not have it"
