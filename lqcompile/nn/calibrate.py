@@ -1,4 +1,4 @@
-"""Calibration: bases and ranges from data, without training."""
+"""Calibration: bases, steps and ranges from data, without training."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ from lqcompile.errors import QuantizationError
 from lqcompile.nn.convert import quantizers, snap
 from lqcompile.nn.int8 import Int8Activation
 from lqcompile.nn.layers import LQConv2d, LQLinear
+from lqcompile.nn.lsq import LSQWeight
 from lqcompile.nn.methods import ActivationQuantizer, WeightQuantizer
 from lqcompile.nn.qem import Levels, Statistics, quantize_with_statistics
 from lqcompile.nn.quantizer import LevelQuantizer, LQActivation, LQWeight
+from lqcompile.nn.uniform import UniformActivation
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 
@@ -32,11 +34,14 @@ def calibrate(
     weight_limit: int = MAX_WEIGHT_TOTAL,
     act_limit: int = MAX_ACTIVATION_TOTAL,
 ) -> ModelT:
-    """Set every basis and 8-bit range of a quantized model from data, in place: QEM to convergence.
+    """Set every basis, step and 8-bit range of a quantized model from data, in place: QEM to convergence.
 
     Weights converge first. The first batch then gives each activation basis a start that fits its own input, in order
     of execution; after that whole passes over the data collect count and sum per level in every layer at once, until no
     basis moves by more than `tolerance`. Models quantized with ``basis="int8"`` are snapped at the end.
+
+    The steps of uniform quantizers are set once, to those of the smallest squared error on the weights and on the first
+    batch.
 
     Args:
         model: a quantized model; its training mode is restored.
@@ -52,26 +57,20 @@ def calibrate(
         `model`.
 
     Raises:
-        QuantizationError: nothing quantized in `model`, a quantizer of another method than "lq", no batch from `loader`
-            on some pass (an iterator instead of a sequence), or a limit out of range.
+        QuantizationError: nothing quantized in `model`, no batch from `loader` on some pass (an iterator instead of a
+            sequence), or a limit out of range.
     """
-    for name, module in model.named_modules():
-        if isinstance(module, ActivationQuantizer | WeightQuantizer) and not isinstance(module, LevelQuantizer):
-            raise QuantizationError(
-                f"calibrate: layer {name!r} is a {type(module).__name__}, expected a quantizer of method 'lq'; "
-                "train the model instead"
-            )
-    found = list(quantizers(model))
-    if not found:
+    if not any(isinstance(module, ActivationQuantizer | WeightQuantizer) for module in model.modules()):
         raise QuantizationError(f"model {type(model).__name__}: found no quantized layer; call quantize first")
     mode = {module: module.training for module in model.modules()}
     model.eval()
     for module in model.modules():
-        if isinstance(module, LQConv2d | LQLinear) and isinstance(module.weight_quantizer, LQWeight):
-            fit_rows(module.weight_quantizer, module.weight.detach().float().flatten(1), tolerance)
-    activations = [quantizer for quantizer in found if isinstance(quantizer, LQActivation)]
-    device = found[0].basis.device
-    _forward(model, loader, 1, device, [(module, _start) for module in activations])
+        if isinstance(module, LQConv2d | LQLinear):
+            _fit_weights(module, tolerance)
+    device = next(model.parameters()).device
+    starting = [module for module in model.modules() if isinstance(module, ActivationQuantizer)]
+    _forward(model, loader, 1, device, [(module, _start) for module in starting])
+    activations = [module for module in starting if isinstance(module, LQActivation)]
     observers = [(module, _observe) for module in model.modules() if isinstance(module, Int8Activation)]
     for observer, _ in observers:
         observer.updates.zero_()
@@ -82,7 +81,7 @@ def calibrate(
         moved = [module.refit(module.reduce(statistics), levels) for module, (levels, statistics) in collected.items()]
         if max(moved, default=0.0) <= tolerance:
             break
-    if any(quantizer.integer_required for quantizer in found):
+    if any(quantizer.integer_required for quantizer in quantizers(model)):
         snap(model, weight_limit, act_limit)
     for module, training in mode.items():
         module.training = training
@@ -146,9 +145,19 @@ def _rows(inputs: tuple[Tensor, ...]) -> Tensor:
     return inputs[0].detach().float().reshape(1, -1)
 
 
+def _fit_weights(layer: LQConv2d | LQLinear, tolerance: float) -> None:
+    quantizer = layer.weight_quantizer
+    if isinstance(quantizer, LQWeight):
+        fit_rows(quantizer, layer.weight.detach().float().flatten(1), tolerance)
+    elif isinstance(quantizer, LSQWeight):
+        quantizer.fit(layer.weight)
+
+
 def _start(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
     if isinstance(module, LQActivation):
         fit_rows(module, _rows(inputs).clamp_min(0.0))
+    elif isinstance(module, UniformActivation):
+        module.fit(inputs[0])
 
 
 def _observe(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:

@@ -57,6 +57,10 @@ class PACTActivation(UniformActivation):
         """The step as it is exported: float32[]."""
         return round_step(self.alpha / self.top)
 
+    def set_step(self, step: Tensor) -> None:
+        """Start from ``alpha = step * Q``, float[]."""
+        self.alpha.copy_(step * self.top)
+
     def forward(self, x: Tensor) -> Tensor:
         """Quantize float[any], same dtype."""
         if not self.training:

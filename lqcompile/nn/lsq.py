@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from lqcompile.nn.coding import Coding, check_bits
-from lqcompile.nn.uniform import UniformActivation, quantize_uniform, round_step, scale_gradient
+from lqcompile.nn.uniform import UniformActivation, best_step, quantize_uniform, round_step, scale_gradient
 
 
 class LSQActivation(UniformActivation):
@@ -34,6 +34,10 @@ class LSQActivation(UniformActivation):
     def step(self) -> Tensor:
         """The step as it is exported: float32[]."""
         return round_step(self.raw_step)
+
+    def set_step(self, step: Tensor) -> None:
+        """Start from `step`, float[]."""
+        self.raw_step.copy_(step)
 
     def forward(self, x: Tensor) -> Tensor:
         """Quantize float[any], same dtype."""
@@ -74,6 +78,11 @@ class LSQWeight(nn.Module):
     def step(self) -> Tensor:
         """The step as it is exported: float32[]."""
         return round_step(self.raw_step)
+
+    @torch.no_grad()
+    def fit(self, weight: Tensor) -> None:
+        """Start from the step of the smallest squared error on float[O, ...]."""
+        self.raw_step.copy_(best_step(weight.float().reshape(1, -1), self.low, self.high, self.shift)[0])
 
     def forward(self, weight: Tensor) -> Tensor:
         """Quantize float[O, ...], same dtype."""

@@ -17,6 +17,10 @@ MIN_STEP = 2.0**-60
 """A step stays above it: a scale that rounds to nothing has no place in an exported file."""
 
 
+FIT_VALUES = 1 << 15
+"""About as many activations decide on a step."""
+
+
 class _UniformQuantize(torch.autograd.Function):
     """``(clamp(round(x / step + shift), low, high) - shift) * step``, the rounding straight-through.
 
@@ -105,7 +109,7 @@ class UniformActivation(nn.Module):
         bits: 1 to 4.
 
     Attributes:
-        started: int64[], 1 once a batch in training mode has set the step (LSQ).
+        started: int64[], 1 once data has set the step.
 
     Raises:
         QuantizationError: `bits` out of range.
@@ -123,6 +127,19 @@ class UniformActivation(nn.Module):
     def step(self) -> Tensor:
         """The step as it is exported: float32[]."""
         raise NotImplementedError
+
+    def set_step(self, step: Tensor) -> None:
+        """Start from `step`, float[]."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def fit(self, x: Tensor) -> None:
+        """Start from the step of the smallest squared error on float[any]."""
+        values = x.detach().float().flatten()
+        # As many values as tell the step to a few in a thousand, spread over all of them.
+        sample = values[:: max(1, len(values) // FIT_VALUES)]
+        self.set_step(best_step(sample[None, :], 0, self.top)[0])
+        self.started.fill_(1)
 
     @torch.no_grad()
     def levels(self) -> Levels:

@@ -10,6 +10,7 @@ from lqcompile.nn import LQActivation, LQConv2d, calibrate, export, quantize, sn
 from lqcompile.nn.dorefa import DoReFaWeight, PACTActivation
 from lqcompile.nn.lsq import LSQActivation, LSQWeight
 from lqcompile.nn.quantizer import LQWeight
+from lqcompile.nn.uniform import best_step
 from lqcompile.runtime import load
 from lqcompile.verify import verify
 
@@ -87,9 +88,19 @@ def test_snapping_leaves_uniform_steps_as_they_are(seed):
     assert all(torch.equal(before[name], value) for name, value in model.named_parameters())
 
 
-def test_calibration_knows_learned_codes_alone():
-    with pytest.raises(QuantizationError, match=r"calibrate: layer '3\.act_quantizer' is a LSQActivation, expected a"):
-        calibrate(quantize(net(), method="lsq"), [torch.randn(4, 1, 8, 8)])
+@pytest.mark.parametrize("method", ["lsq", "dorefa-pact"])
+def test_calibration_sets_the_steps_of_the_smallest_error(seed, method):
+    model = quantize(net(), 2, 2, method=method)
+    x = 3 * torch.randn(64, 1, 8, 8)
+    calibrate(model, [x])
+    with torch.no_grad():
+        values = model.eval()[:3](x)
+        quantizer = model[3].act_quantizer
+        assert quantizer.started == 1
+        assert quantizer.step() == pytest.approx(best_step(values.reshape(1, -1), 0, 3).item(), rel=0.05)
+        if method == "lsq":
+            weights = model[3].weight.reshape(1, -1)
+            assert model[3].weight_quantizer.step() == pytest.approx(best_step(weights, -2, 1).item(), rel=1e-4)
 
 
 def test_integer_bases_of_a_grid_with_an_offset():
