@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import importlib.metadata
 import time
 from collections.abc import Callable, Sequence
@@ -14,7 +15,6 @@ from typing import Any, Literal
 import lqcompile
 from lqcompile import cpu
 from lqcompile.artifact import write_artifact
-from lqcompile.codegen import compile_driver, link
 from lqcompile.errors import BuildError
 from lqcompile.facts import layer_facts, region_facts
 from lqcompile.files import check_writable
@@ -23,7 +23,7 @@ from lqcompile.graph.fuse import make_plan
 from lqcompile.graph.plan import Contraction, Plan
 from lqcompile.graph.specs import FloatWeights, Int8Weights, LowBitWeights
 from lqcompile.lowering.choose import FLOAT_FAMILIES, Choice
-from lqcompile.lowering.driver import Driver, lower_program
+from lqcompile.lowering.driver import Driver
 from lqcompile.lowering.lower import lower
 from lqcompile.lowering.outputs import describe, describe_sums
 from lqcompile.lowering.program import Program, Tensor
@@ -34,6 +34,9 @@ from lqcompile.select import HERE, Machine, measurable, select_kernels
 from lqcompile.target import Target, expand, find
 
 TOOLS = ("apache-tvm", "apache-tvm-ffi", "onnx", "onnx-ir", "numpy", "ziglang")
+
+BACKENDS = {"cuda": "lqcompile.cuda.build"}
+"""What makes code for machines that are no CPUs."""
 
 Progress = Callable[[str, float], None]
 
@@ -157,15 +160,17 @@ def build(
             program = lower(plan, variant, choices={**recorded[variant.name].choices, **choices.get(variant.name, {})})
             if strict:
                 _refuse_fallback(plan, program.choices)
-            module, driver = lower_program(program)
+            backend = _backend(variant)
+            module, driver = backend.lower_program(program)
             if dump:
                 dump.write(f"2_relax_{variant.name}.py", module.script())
                 dump.write(f"3_driver_{variant.name}.py", driver.module.script())
-            lowered.append((variant, program, driver, pool.submit(_generate, driver, variant, dump)))
+            made = pool.submit(backend.generate, driver, variant, _writer(dump, variant))
+            lowered.append((variant, program, driver, made))
         for index, (variant, program, driver, made) in enumerate(lowered):
             share = LOWERING + (1 - LOWERING) * index / len(targets)
             tell(f"compiling for {variant.name}", begin + (1 - begin) * share)
-            library = _add(members, f"lib/{variant.name}.so", made.result())
+            library = _add(members, f"lib/{variant.name}.{driver.suffix}", made.result())
             params = _add(members, f"params/{variant.name}.bin", driver.parameters)
             variants.append(_variant(plan, program, driver, variant, library, params))
     tell("writing the artifact", 0.99)
@@ -199,12 +204,19 @@ def _measure(plan: Plan, targets: Sequence[Target], machine: Machine, tell: Prog
     return choices
 
 
-def _generate(driver: Driver, target: Target, dump: _Dump | None) -> bytes:
-    """The library of one variant."""
-    executable = compile_driver(driver, target)
-    if dump:
-        dump.write(f"4_{target.name}.s", executable.mod.inspect_source("asm"))
-    return link(executable, target.system)
+def _backend(target: Target) -> Any:
+    """The module that makes code for a target: functions `lower_program` and `generate`."""
+    return importlib.import_module(BACKENDS.get(target.machine, "lqcompile.codegen"))
+
+
+def _writer(dump: _Dump | None, target: Target) -> Callable[[str, str], None]:
+    """What a backend calls with the ending and text of a file to dump."""
+
+    def write(suffix: str, text: str) -> None:
+        if dump:
+            dump.write(f"4_{target.name}.{suffix}", text)
+
+    return write
 
 
 def _add(members: dict[str, bytes], name: str, data: bytes) -> str:
@@ -291,6 +303,7 @@ def _variant(plan: Plan, program: Program, driver: Driver, target: Target, libra
         "regions": spans,
         "tensors": [describe(tensors[key], plan.values[tensors[key].value or ""], driver.offsets[key]) for key in held],
         "sums": [describe_sums(kernel) for kernel in program.sums],
+        **driver.entries,
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -23,6 +24,9 @@ from lqcompile.tvm_runtime import load_module
 Array = npt.NDArray[Any]
 
 ALIGNMENT = 64
+
+LOADERS = {"cuda": "lqcompile.cuda.model"}
+"""Modules with a function `load_model`, for machines that are no CPUs."""
 
 _threads: int | None = None
 """Threads of TVM's pool; None until they are set."""
@@ -207,6 +211,9 @@ def load(path: str | Path, *, threads: int | None = None) -> CompiledModel:
         InputError: there are fewer processors than `threads`.
     """
     artifact = read_artifact(Path(path))
+    if artifact.manifest["machine"] in LOADERS:
+        model: CompiledModel = importlib.import_module(LOADERS[artifact.manifest["machine"]]).load_model(artifact)
+        return model
     variant = select_variant(artifact.manifest)
     if threads is not None or _threads is None:
         set_threads(threads or cpu.cores())

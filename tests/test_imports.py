@@ -41,6 +41,7 @@ LAYERS = {
     "bundle": 2,
     "rpc": 8,
     "build": 6,
+    "cuda": 6,
     "kernels": 6,
     "select": 6,
     "trials": 6,

@@ -1,0 +1,199 @@
+"""NVIDIA's driver as a Python object: memory, modules, launches and graphs on one GPU.
+
+The functions are those of the CUDA driver API (https://docs.nvidia.com/cuda/cuda-driver-api), which every installation
+of the driver has; neither the CUDA toolkit nor its runtime is needed.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy.typing as npt
+
+from lqcompile.errors import DeviceError
+
+LIBRARY = "libcuda.so.1"
+
+OLDEST_DRIVER = 13000
+"""What `cuDriverGetVersion` gives for CUDA 13.0, with which device code is compiled (R580)."""
+
+OUT_OF_MEMORY, NO_DEVICE, NO_BINARY = 2, 100, 209
+"""CUresult values that have messages of their own."""
+
+MAJOR, MINOR = 75, 76
+"""CUdevice_attribute: compute capability."""
+
+THREAD_LOCAL_CAPTURE = 1
+"""CUstreamCaptureMode."""
+
+Pointer = int
+Handle = ctypes.c_void_p
+
+
+@dataclass(frozen=True, kw_only=True)
+class Launch:
+    """One kernel launch: function, blocks (x, y), threads (x, y), pointers and the number of samples."""
+
+    function: Handle
+    blocks: tuple[int, int]
+    threads: tuple[int, int]
+    pointers: tuple[Pointer, ...]
+    samples: int
+
+
+class Gpu:
+    """The first GPU that the driver shows (``CUDA_VISIBLE_DEVICES`` chooses another), with a stream of its own.
+
+    Raises:
+        DeviceError: there is no driver, it is too old, or it shows no GPU.
+    """
+
+    def __init__(self) -> None:
+        try:
+            self._cuda = ctypes.CDLL(LIBRARY)
+        except OSError as error:
+            raise DeviceError(
+                f"CUDA: found no NVIDIA driver ({LIBRARY}), expected one for CUDA 13 or later; install it, or run on a "
+                "machine with a GPU"
+            ) from error
+        status = self._cuda.cuInit(0)
+        if status == NO_DEVICE:
+            raise DeviceError(
+                "CUDA: the driver found no GPU, expected one; look at 'nvidia-smi' and CUDA_VISIBLE_DEVICES"
+            )
+        self._check(status, "cuInit")
+        version = ctypes.c_int()
+        self._call("cuDriverGetVersion", ctypes.byref(version))
+        if version.value < OLDEST_DRIVER:
+            raise DeviceError(
+                f"CUDA: found a driver for CUDA {_version(version.value)}, expected {_version(OLDEST_DRIVER)} or "
+                "later; update the NVIDIA driver"
+            )
+        device = ctypes.c_int()
+        self._call("cuDeviceGet", ctypes.byref(device), 0)
+        name = ctypes.create_string_buffer(256)
+        self._call("cuDeviceGetName", name, len(name), device)
+        self.name = name.value.decode(errors="replace")
+        numbers = [ctypes.c_int(), ctypes.c_int()]
+        for number, attribute in zip(numbers, (MAJOR, MINOR), strict=True):
+            self._call("cuDeviceGetAttribute", ctypes.byref(number), attribute, device)
+        self.capability = (numbers[0].value, numbers[1].value)
+        self._context = Handle()
+        self._call("cuDevicePrimaryCtxRetain", ctypes.byref(self._context), device)
+        self.enter()
+        self._stream = Handle()
+        self._call("cuStreamCreate", ctypes.byref(self._stream), 1)
+
+    def enter(self) -> None:
+        """Makes this GPU the one of the calling thread."""
+        self._call("cuCtxSetCurrent", self._context)
+
+    def free_bytes(self) -> int:
+        """Memory that is not in use."""
+        free, total = ctypes.c_size_t(), ctypes.c_size_t()
+        self._call("cuMemGetInfo_v2", ctypes.byref(free), ctypes.byref(total))
+        return free.value
+
+    def allocate(self, size: int) -> Pointer:
+        """Memory of `size` bytes.
+
+        Raises:
+            DeviceError: there is not enough.
+        """
+        pointer = ctypes.c_uint64()
+        status = self._cuda.cuMemAlloc_v2(ctypes.byref(pointer), ctypes.c_size_t(size))
+        if status == OUT_OF_MEMORY:
+            raise DeviceError(
+                f"GPU {self.name}: found no {size / 1e6:.1f} MB of free memory, expected them for the model; close "
+                "other programs, or run fewer samples at a time"
+            )
+        self._check(status, "cuMemAlloc")
+        return pointer.value
+
+    def free(self, pointer: Pointer) -> None:
+        """Gives memory back."""
+        self._call("cuMemFree_v2", ctypes.c_uint64(pointer))
+
+    def write(self, pointer: Pointer, array: npt.NDArray[Any]) -> None:
+        """Copies a contiguous array to the GPU, behind what the stream has to do."""
+        source = ctypes.c_void_p(array.ctypes.data)
+        self._call(
+            "cuMemcpyHtoDAsync_v2", ctypes.c_uint64(pointer), source, ctypes.c_size_t(array.nbytes), self._stream
+        )
+
+    def read(self, array: npt.NDArray[Any], pointer: Pointer) -> None:
+        """Copies from the GPU into a contiguous array; it holds the data after `wait`."""
+        target = ctypes.c_void_p(array.ctypes.data)
+        self._call(
+            "cuMemcpyDtoHAsync_v2", target, ctypes.c_uint64(pointer), ctypes.c_size_t(array.nbytes), self._stream
+        )
+
+    def wait(self) -> None:
+        """Waits until the stream is done."""
+        self._call("cuStreamSynchronize", self._stream)
+
+    def load(self, code: bytes, subject: str) -> Handle:
+        """Loads a cubin or PTX.
+
+        Raises:
+            DeviceError: this GPU cannot run it.
+        """
+        module = Handle()
+        data = ctypes.create_string_buffer(code, len(code) + 1)
+        status = self._cuda.cuModuleLoadData(ctypes.byref(module), data)
+        if status == NO_BINARY:
+            raise DeviceError(
+                f"{subject}: found no code for compute capability {self.capability[0]}.{self.capability[1]} "
+                f"({self.name}), expected it; build the model again with a --target for this GPU"
+            )
+        self._check(status, "cuModuleLoadData")
+        return module
+
+    def function(self, module: Handle, name: str) -> Handle:
+        """A kernel of a module."""
+        found = Handle()
+        self._call("cuModuleGetFunction", ctypes.byref(found), module, name.encode())
+        return found
+
+    def launch(self, launch: Launch) -> None:
+        """Starts a kernel."""
+        values = [*(ctypes.c_uint64(pointer) for pointer in launch.pointers), ctypes.c_int(launch.samples)]
+        parameters = (ctypes.c_void_p * len(values))(*(ctypes.addressof(value) for value in values))
+        sizes = (*launch.blocks, 1, *launch.threads, 1, 0)
+        self._call("cuLaunchKernel", launch.function, *sizes, self._stream, parameters, None)
+
+    def capture(self, launches: Sequence[Launch]) -> Handle:
+        """A graph of launches, one after another, ready to be started as one."""
+        graph, ready = Handle(), Handle()
+        self._call("cuStreamBeginCapture_v2", self._stream, THREAD_LOCAL_CAPTURE)
+        for launch in launches:
+            self.launch(launch)
+        self._call("cuStreamEndCapture", self._stream, ctypes.byref(graph))
+        self._call("cuGraphInstantiateWithFlags", ctypes.byref(ready), graph, ctypes.c_uint64(0))
+        self._call("cuGraphDestroy", graph)
+        return ready
+
+    def start(self, graph: Handle) -> None:
+        """Starts a graph."""
+        self._call("cuGraphLaunch", graph, self._stream)
+
+    def drop(self, graph: Handle) -> None:
+        """Gives a graph back."""
+        self._call("cuGraphExecDestroy", graph)
+
+    def _call(self, name: str, *arguments: Any) -> None:
+        self._check(getattr(self._cuda, name)(*arguments), name)
+
+    def _check(self, status: int, name: str) -> None:
+        if status:
+            text = ctypes.c_char_p()
+            self._cuda.cuGetErrorString(status, ctypes.byref(text))
+            meaning = (text.value or b"unknown").decode(errors="replace")
+            raise DeviceError(f"CUDA ({name}): found error {status} ({meaning}), expected none; report this as a bug")
+
+
+def _version(number: int) -> str:
+    return f"{number // 1000}.{number % 1000 // 10}"

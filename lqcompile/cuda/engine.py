@@ -1,0 +1,211 @@
+"""The steps of a network on a GPU, with the entry points that libraries of CPUs have: ``run`` and ``sums``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lqcompile.cuda.driver import Gpu, Handle, Launch, Pointer
+from lqcompile.errors import InputError
+
+Array = npt.NDArray[Any]
+
+MOST_SAMPLES = 256
+"""Samples that go through the network together; more do not fill a GPU better."""
+
+MEMORY_SHARE = 0.8
+"""Part of the free memory that a batch may take."""
+
+LANES = 32
+"""Threads of a warp."""
+
+LARGEST = (1 << 31) - 1
+"""Elements that kernels can number."""
+
+
+@dataclass(kw_only=True, eq=False)
+class Memory:
+    """Memory of a batch.
+
+    Args:
+        samples: that fit.
+        pointers: of ``arena``, of ``input`` and ``output`` by number, and of ``params``.
+        graphs: the whole network, ready to start, by number of samples.
+    """
+
+    samples: int
+    pointers: dict[tuple[str, int], Pointer]
+    graphs: dict[int, Handle] = field(default_factory=dict)
+
+
+class Engine:
+    """A loaded variant.
+
+    Args:
+        variant: of the manifest.
+        sizes: elements of each input, and of each output, of one sample.
+        code: cubin or PTX.
+        params: packed constants.
+        gpu: that runs it.
+        subject: the artifact, for messages.
+    """
+
+    def __init__(
+        self,
+        variant: Mapping[str, Any],
+        sizes: tuple[Sequence[int], Sequence[int]],
+        code: bytes,
+        params: bytes,
+        gpu: Gpu,
+        subject: str,
+    ) -> None:
+        self.gpu = gpu
+        self.launches: Mapping[str, Any] = variant["launches"]
+        self._arena_bytes = int(variant["arena_bytes"])
+        self._ports = {("input", index): size for index, size in enumerate(sizes[0])}
+        self._ports |= {("output", index): size for index, size in enumerate(sizes[1])}
+        gpu.enter()
+        module = gpu.load(code, subject)
+        entries = [*self.launches["steps"], *self.launches["sums"]]
+        self._functions = {name: gpu.function(module, name) for name in {entry["kernel"] for entry in entries}}
+        self._params = gpu.allocate(len(params))
+        gpu.write(self._params, np.frombuffer(params, np.uint8))
+        gpu.wait()
+        self._memory: Memory | None = None
+
+    def run(self, *arguments: Any) -> None:
+        """``run(inputs..., outputs..., arena, params, first, last)`` as on CPUs: steps of one or all samples.
+
+        The arena is that of one sample: it goes to the GPU and comes back unless the whole network runs.
+        """
+        *ports, arena, _, first, last = arguments
+        arrays = [np.from_dlpack(port) for port in ports]
+        if (first, last) == (0, len(self.launches["steps"])):
+            self.bind(arrays)()
+            return
+        held = np.from_dlpack(arena)
+        memory = self._reserve(1)
+        self.gpu.write(memory.pointers["arena", 0], held)
+        self.steps(arrays, first, last)()
+        self.gpu.read(held, memory.pointers["arena", 0])
+        self.gpu.wait()
+
+    def sums(self, *arguments: Any) -> None:
+        """``sums(arena, params, out, index)`` as on CPUs: the integers of one contraction, of one sample."""
+        arena, _, out, index = arguments
+        held, result = np.from_dlpack(arena), np.from_dlpack(out)
+        memory = self._reserve(1)
+        self.gpu.write(memory.pointers["arena", 0], held)
+        memory.pointers["sums", 0] = self.gpu.allocate(result.nbytes)
+        self.gpu.launch(self._launch(self.launches["sums"][index], memory, batch=1, samples=1))
+        self.gpu.read(result, memory.pointers["sums", 0])
+        self.gpu.wait()
+        self.gpu.free(memory.pointers.pop(("sums", 0)))
+
+    def bind(self, arrays: Sequence[Array]) -> Callable[[], None]:
+        """A call that runs the whole network on contiguous arrays[N, elements]: inputs, then outputs to fill.
+
+        Samples go through the network in batches; the launches of a batch are one graph.
+        """
+        count = len(arrays[0])
+        batch = self._reserve(count).samples
+
+        def call() -> None:
+            for first in range(0, count, batch):
+                samples = min(batch, count - first)
+                parts = [array[first : first + samples] for array in arrays]
+                self._write_inputs(parts)
+                self.gpu.start(self._graph(samples))
+                self._read_outputs(parts)
+            self.gpu.wait()
+
+        return call
+
+    def steps(self, arrays: Sequence[Array], first: int, last: int) -> Callable[[], None]:
+        """A call that runs steps `first` to `last - 1` on one sample, with what the arena on the GPU holds."""
+        memory = self._reserve(1)
+        launches = [self._launch(entry, memory, batch=1, samples=1) for entry in self.launches["steps"][first:last]]
+        self._write_inputs(arrays)
+
+        def call() -> None:
+            if memory is not self._memory:
+                raise InputError("steps: found a larger batch since they were bound, expected none; bind them again")
+            for launch in launches:
+                self.gpu.launch(launch)
+            self._read_outputs(arrays)
+            self.gpu.wait()
+
+        return call
+
+    def _write_inputs(self, arrays: Sequence[Array]) -> None:
+        pointers = self._held().pointers
+        for port, array in zip(self._ports, arrays, strict=True):
+            if port[0] == "input":
+                self.gpu.write(pointers[port], array)
+
+    def _read_outputs(self, arrays: Sequence[Array]) -> None:
+        pointers = self._held().pointers
+        for port, array in zip(self._ports, arrays, strict=True):
+            if port[0] == "output":
+                self.gpu.read(array, pointers[port])
+
+    def _held(self) -> Memory:
+        if self._memory is None:
+            raise TypeError("memory is reserved before it is used")
+        return self._memory
+
+    def _reserve(self, samples: int) -> Memory:
+        """Memory for a batch of `samples`, or of as many as fit."""
+        self.gpu.enter()
+        if samples < 1:
+            raise InputError("inputs: found no samples, expected at least one")
+        wanted = min(samples, MOST_SAMPLES, LARGEST // int(self.launches["largest"]))
+        if self._memory is not None and self._memory.samples >= wanted:
+            return self._memory
+        self._release()
+        each = self._arena_bytes + 4 * sum(self._ports.values())
+        wanted = max(1, min(wanted, int(MEMORY_SHARE * self.gpu.free_bytes()) // each))
+        pointers = {("arena", 0): self.gpu.allocate(wanted * self._arena_bytes), ("params", 0): self._params}
+        for port, size in self._ports.items():
+            pointers[port] = self.gpu.allocate(4 * wanted * size)
+        self._memory = Memory(samples=wanted, pointers=pointers)
+        return self._memory
+
+    def _release(self) -> None:
+        if self._memory is not None:
+            for graph in self._memory.graphs.values():
+                self.gpu.drop(graph)
+            for (kind, _), pointer in self._memory.pointers.items():
+                if kind != "params":
+                    self.gpu.free(pointer)
+            self._memory = None
+
+    def _graph(self, samples: int) -> Handle:
+        memory = self._held()
+        if samples not in memory.graphs:
+            steps = self.launches["steps"]
+            launches = [self._launch(entry, memory, batch=memory.samples, samples=samples) for entry in steps]
+            memory.graphs[samples] = self.gpu.capture(launches)
+        return memory.graphs[samples]
+
+    def _launch(self, entry: Mapping[str, Any], memory: Memory, *, batch: int, samples: int) -> Launch:
+        """The launch of a step for `samples`, in an arena that is laid out for a `batch`."""
+        pointers = []
+        for where, place in entry["arguments"]:
+            if where == "arena":
+                pointers.append(memory.pointers[where, 0] + place * batch)
+            elif where == "params":
+                pointers.append(memory.pointers[where, 0] + place)
+            else:
+                pointers.append(memory.pointers[where, place])
+        return Launch(
+            function=self._functions[entry["kernel"]],
+            blocks=(-(-samples * entry["rows"] // entry["tile"]), entry["columns"]),
+            threads=(LANES, entry["warps"]),
+            pointers=tuple(pointers),
+            samples=samples,
+        )

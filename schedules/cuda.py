@@ -1,0 +1,71 @@
+"""NVIDIA GPUs: which kernel families a target has, and their tiles."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from lqcompile.target import Target
+
+from . import cuda_maps as maps
+from .cuda_contraction import Depthwise, Dot8, FloatFma, Popcount
+from .cuda_packed import Packed
+from .cuda_warp import Warp
+from .formats import Kind
+from .problem import ConvShape, Family, SumRule, Tile
+
+__all__ = ["depthwise", "family", "image_kind", "machine", "maps", "tile"]
+
+PIXELS = 8
+"""Most pixels of a warp's tile: weights are read once for all of them."""
+
+
+def machine(target: Target) -> Warp:  # noqa: ARG001 - as on other architectures
+    """The vector operations of `target`."""
+    return Warp()
+
+
+def family(isa: Warp, name: str) -> Any:
+    """The kernel family called `name`: ``popcount``, ``dot8``, ``float`` or ``packed``.
+
+    Raises:
+        KeyError: there is none.
+    """
+    makers: dict[str, Callable[[], Any]] = {
+        "popcount": lambda: Popcount(isa=isa),
+        "dot8": lambda: Dot8(isa=isa),
+        "float": lambda: FloatFma(isa=isa),
+        "packed": lambda: Packed(isa=isa),
+    }
+    return makers[name]()
+
+
+def depthwise(isa: Warp, accumulator: str, weight_dtype: str) -> Depthwise:
+    """The family of depthwise convolutions."""
+    return Depthwise(isa=isa, accumulator=accumulator, weight_dtype=weight_dtype)
+
+
+def image_kind(isa: Warp) -> Kind:  # noqa: ARG001 - as on other architectures
+    """Format of an 8-bit image of few channels: a word a pixel."""
+    return "u8"
+
+
+def tile(
+    isa: Warp, kind: Family, shape: ConvShape, rule: SumRule, pool: tuple[int, int], blocks: int | None = None
+) -> Tile:
+    """The tile of a warp: as many pixels as its accumulators have room for.
+
+    Args:
+        isa: of the machine.
+        kind: kernel family.
+        shape: loop nest.
+        rule: how sums combine.
+        pool: fused pooling window.
+        blocks: 32 channels each, where they are given by packed weights.
+    """
+    del kind
+    count = 1 if blocks is None else blocks
+    pairs = shape.weight_planes * rule.act_planes * pool[0] * pool[1]
+    rows = shape.tile_rows * shape.tile_columns
+    pixels = max(1, min(PIXELS, rows, isa.accumulators // (pairs * count)))
+    return Tile(pixels=pixels, blocks=count)

@@ -1,0 +1,111 @@
+"""Emulated GPUs: CUDA C compiled for this CPU (tests/gpu/emulation.h), behind a driver that is made up (driver.cpp)."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from lqcompile.schedules.cuda_warp import HELPERS
+
+from lqcompile.build import _variant
+from lqcompile.cuda.driver import Gpu
+from lqcompile.cuda.engine import Engine
+from lqcompile.cuda.launches import make_launches
+from lqcompile.cuda.model import CudaModel
+from lqcompile.cuda.nvrtc import DeviceCode
+from lqcompile.cuda.source import PRELUDE, cuda_source
+from lqcompile.graph.plan import Plan
+from lqcompile.lowering.lower import lower
+from lqcompile.target import Target
+
+FOLDER = Path(__file__).parent / "gpu"
+
+KERNEL = re.compile(r'extern "C" __global__ void (?:__launch_bounds__\(\d+\) )?(\w+)\(.*\) \{$', re.M)
+
+SETTINGS = {"devices": 1, "driver": 13000, "major": 9, "minor": 0, "free": 1 << 32, "load": 0, "launch": 0}
+"""What the driver tells, by name; `Driver.set` changes it."""
+
+
+def compile_emulated(source: str, architecture: str = "") -> DeviceCode:
+    """A shared library of kernels in place of machine code; in place of `lqcompile.cuda.nvrtc.compile_cuda`."""
+    for helper in HELPERS.values():
+        if "asm" in helper:
+            source = source.replace(f"__device__ __forceinline__ {helper}\n", "")
+    entries = [
+        f'extern "C" emulation::Launch* emulated_{name}(void** parameters) {{ '
+        f"return emulation::prepare(&{name}, parameters); }}"
+        for name in KERNEL.findall(source)
+    ]
+    body = "\n".join(['#include "emulation.h"', source.removeprefix(PRELUDE), *entries])
+    return DeviceCode(data=_shared_library(body), usage={})
+
+
+@functools.cache
+def driver() -> Driver:
+    """The driver; one for all tests."""
+    path = Path(tempfile.mkdtemp(prefix="lqcompile-gpu-")) / "libcuda.so.1"
+    path.write_bytes(_shared_library((FOLDER / "driver.cpp").read_text(encoding="utf-8")))
+    return Driver(path)
+
+
+class Driver:
+    """A driver that emulates a GPU.
+
+    Args:
+        path: of its library.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._library = ctypes.CDLL(str(path))
+        self._library.fake_memory.restype = ctypes.c_longlong
+
+    def set(self, **settings: int) -> None:
+        """Changes some of `SETTINGS`."""
+        for name, value in settings.items():
+            self._library.fake_set(name.encode(), ctypes.c_longlong(value))
+
+    def reset(self) -> None:
+        """As at the start."""
+        self.set(**SETTINGS)
+
+    @property
+    def bytes_in_use(self) -> int:
+        """GPU memory that is allocated."""
+        return int(self._library.fake_memory())
+
+
+def load_plan(plan: Plan, target: Target, families: Mapping[str, str] | None = None) -> CudaModel:
+    """A plan, compiled for a target and loaded on the emulated GPU; the driver must be the emulated one."""
+    program = lower(plan, target, families=families)
+    launches = make_launches(program)
+    manifest = {
+        "inputs": [{"name": v.name, "shape": list(v.shape), "dtype": "float32"} for v in plan.inputs],
+        "outputs": [{"name": n, "shape": list(s), "dtype": "float32"} for n, _, s in plan.outputs],
+    }
+    variant = _variant(plan, program, launches, target, "", "")
+    sizes = [[tensor.size for tensor in group] for group in (program.inputs, program.outputs)]
+    code = compile_emulated(cuda_source(launches.module, target)).data
+    engine = Engine(variant, (sizes[0], sizes[1]), code, launches.parameters, Gpu(), "plan")
+    model = CudaModel(manifest, variant, engine, launches.parameters)
+    model._arena[:] = np.random.default_rng(0).integers(0, 256, model._arena.size)
+    return model
+
+
+def _shared_library(source: str) -> bytes:
+    with tempfile.TemporaryDirectory(prefix="lqcompile-gpu-") as folder:
+        path, library = Path(folder) / "code.cpp", Path(folder) / "code.so"
+        path.write_text(source, encoding="utf-8")
+        options = ["-std=c++20", "-O1", "-fPIC", "-shared", "-fno-strict-aliasing", "-ffp-contract=off", "-w"]
+        options += ["-fno-sanitize=all", f"-I{FOLDER}", "-o", str(library), str(path)]
+        done = subprocess.run([sys.executable, "-m", "ziglang", "c++", *options], capture_output=True, text=True)
+        if done.returncode:
+            raise RuntimeError(done.stderr)
+        return library.read_bytes()

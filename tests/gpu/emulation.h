@@ -1,0 +1,249 @@
+// CUDA C on a CPU: enough of the language to run the kernels that TVM writes, one fibre for each thread of a block.
+//
+// It is written after the documents, not after the kernels: warps meet in votes and shuffles, blocks in barriers, and
+// the fragments of matrix instructions are those of the PTX ISA. Between two meetings each thread runs as far ahead as it
+// can, asynchronous copies arrive as late as they may, and threads that wait for others in vain end the program: what
+// works here by luck of the order should be little.
+#pragma once
+#include <csetjmp>
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <memory>
+#include <tuple>
+#include <ucontext.h>
+#include <utility>
+#include <vector>
+
+#define __global__
+#define __device__
+#define __forceinline__ inline
+#define __launch_bounds__(...)
+#define __shared__ static
+
+typedef unsigned int uint;
+typedef unsigned char uchar;
+typedef unsigned short ushort;
+#define CUDART_INF HUGE_VAL
+#define CUDART_INF_F HUGE_VALF
+
+struct uint3_ { int x, y, z; };
+struct uint2 { unsigned int x, y; };
+struct alignas(16) uint4 { unsigned int x, y, z, w; };
+
+namespace emulation {
+
+constexpr int WARP = 32;
+constexpr size_t STACK = 64 << 10;
+
+[[noreturn]] inline void fail(const char* message) {
+  std::fprintf(stderr, "emulated GPU: %s\n", message);
+  std::abort();
+}
+
+// Threads that wait for each other: the last one to come computes for all.
+struct Meeting {
+  int members = 0, arrived = 0;
+  unsigned long generation = 0;
+  const char* what = nullptr;
+};
+
+struct Copy { void* target; const void* source; size_t size; };
+
+struct Thread {
+  uint3_ index;
+  int warp, lane;
+  bool started = false, done = false;
+  jmp_buf place;
+  ucontext_t context;
+  std::vector<char> stack = std::vector<char>(STACK);
+  std::vector<std::vector<Copy>> groups;  // asynchronous copies, committed
+  std::vector<Copy> open;                 // and not yet
+};
+
+struct Warp {
+  Meeting meeting;
+  uint32_t in[WARP][8], out[WARP][8];
+};
+
+struct Block {
+  uint3_ index;
+  Meeting meeting;
+  std::vector<std::unique_ptr<Thread>> threads;
+  std::vector<Warp> warps;
+  std::function<void()> body;
+  jmp_buf scheduler;
+  unsigned long progress = 0;
+};
+
+inline Block block;
+inline Thread* current = nullptr;
+
+inline void yield() {
+  if (!_setjmp(current->place)) _longjmp(block.scheduler, 1);
+}
+
+template <class Compute>
+void meet(Meeting& meeting, const char* what, Compute compute) {
+  if (meeting.arrived == 0) meeting.what = what;
+  if (std::strcmp(meeting.what, what)) fail("threads meet in different instructions");
+  if (++meeting.arrived == meeting.members) {
+    compute();
+    meeting.arrived = 0;
+    ++meeting.generation;
+    ++block.progress;
+    return;
+  }
+  for (unsigned long before = meeting.generation; before == meeting.generation;) yield();
+}
+
+inline Warp& warp() { return block.warps[current->warp]; }
+
+template <class Compute>
+void warp_meets(const char* what, Compute compute) { meet(warp().meeting, what, compute); }
+
+inline void enter() {
+  block.body();
+  current->done = true;
+  ++block.progress;
+  if (!current->open.empty()) fail("a thread ends with asynchronous copies that it did not commit");
+  _longjmp(block.scheduler, 1);
+}
+
+inline void resume(Thread& thread) {
+  current = &thread;
+  if (_setjmp(block.scheduler)) return;
+  if (thread.started) _longjmp(thread.place, 1);
+  thread.started = true;
+  getcontext(&thread.context);
+  thread.context.uc_stack.ss_sp = thread.stack.data();
+  thread.context.uc_stack.ss_size = thread.stack.size();
+  thread.context.uc_link = nullptr;
+  makecontext(&thread.context, enter, 0);
+  setcontext(&thread.context);
+}
+
+inline void run_block(uint3_ index, uint3_ size) {
+  const int count = size.x * size.y * size.z;
+  block.index = index;
+  while (static_cast<int>(block.threads.size()) < count) block.threads.push_back(std::make_unique<Thread>());
+  block.warps.assign((count + WARP - 1) / WARP, Warp{});
+  block.meeting = Meeting{.members = count};
+  for (int n = 0; n < count; ++n) {
+    Thread& thread = *block.threads[n];
+    thread.index = {n % size.x, n / size.x % size.y, n / size.x / size.y};
+    thread.warp = n / WARP;
+    thread.lane = n % WARP;
+    thread.started = thread.done = false;
+    thread.groups.clear();
+    thread.open.clear();
+    ++block.warps[thread.warp].meeting.members;
+  }
+  for (int left = count; left;) {
+    const unsigned long before = block.progress;
+    left = 0;
+    for (int n = 0; n < count; ++n) {
+      Thread& thread = *block.threads[n];
+      if (!thread.done) resume(thread);
+      left += !thread.done;
+    }
+    if (left && before == block.progress) fail("threads wait for others that have gone another way");
+  }
+}
+
+struct Launch {
+  virtual ~Launch() = default;
+  virtual void run(uint3_ grid, uint3_ size) = 0;
+};
+
+template <class... Arguments>
+struct Prepared : Launch {
+  void (*kernel)(Arguments...);
+  std::tuple<Arguments...> values;
+  void run(uint3_ grid, uint3_ size) override {
+    block.body = [this] { std::apply(kernel, values); };
+    for (int y = 0; y < grid.y; ++y)
+      for (int x = 0; x < grid.x; ++x) run_block({x, y, 0}, size);
+  }
+};
+
+template <class... Arguments, size_t... Index>
+Launch* prepare(void (*kernel)(Arguments...), void** parameters, std::index_sequence<Index...>) {
+  auto* launch = new Prepared<Arguments...>;
+  launch->kernel = kernel;
+  launch->values = {*static_cast<Arguments*>(parameters[Index])...};
+  return launch;
+}
+
+template <class... Arguments>
+Launch* prepare(void (*kernel)(Arguments...), void** parameters) {
+  return prepare(kernel, parameters, std::index_sequence_for<Arguments...>{});
+}
+
+}  // namespace emulation
+
+#define threadIdx (emulation::current->index)
+#define blockIdx (emulation::block.index)
+
+// ------------------------------------------------------------------ functions of CUDA C
+
+inline int __popc(unsigned int value) { return __builtin_popcount(value); }
+inline float __fmaf_rn(float a, float b, float c) { return std::fma(a, b, c); }
+template <class To, class From> To bits_as(From value) { To result; std::memcpy(&result, &value, sizeof result); return result; }
+inline double __longlong_as_double(long long value) { return bits_as<double>(value); }
+inline float __int_as_float(int value) { return bits_as<float>(value); }
+inline int min(int a, int b) { return a < b ? a : b; }
+inline int max(int a, int b) { return a > b ? a : b; }
+inline float min(float a, float b) { return std::fmin(a, b); }
+inline float max(float a, float b) { return std::fmax(a, b); }
+inline double min(double a, double b) { return std::fmin(a, b); }
+inline double max(double a, double b) { return std::fmax(a, b); }
+
+inline void __syncthreads() { emulation::meet(emulation::block.meeting, "__syncthreads", [] {}); }
+
+inline unsigned int __ballot_sync(unsigned int mask, bool condition) {
+  using namespace emulation;
+  if (mask != 0xffffffffu) fail("a vote of part of a warp");
+  warp().in[current->lane][0] = condition;
+  warp_meets("ballot", [] {
+    uint32_t bits = 0;
+    for (int lane = 0; lane < WARP; ++lane) bits |= warp().in[lane][0] << lane;
+    for (int lane = 0; lane < WARP; ++lane) warp().out[lane][0] = bits;
+  });
+  return warp().out[current->lane][0];
+}
+
+inline int __reduce_add_sync(unsigned int mask, int value) {
+  using namespace emulation;
+  if (mask != 0xffffffffu) fail("a sum of part of a warp");
+  warp().in[current->lane][0] = value;
+  warp_meets("reduce_add", [] {
+    uint32_t sum = 0;
+    for (int lane = 0; lane < WARP; ++lane) sum += warp().in[lane][0];
+    for (int lane = 0; lane < WARP; ++lane) warp().out[lane][0] = sum;
+  });
+  return warp().out[current->lane][0];
+}
+
+inline float __shfl_xor_sync(unsigned int mask, float value, int step) {
+  using namespace emulation;
+  if (mask != 0xffffffffu) fail("a shuffle of part of a warp");
+  warp().in[current->lane][0] = bits_as<uint32_t>(value);
+  warp().in[current->lane][1] = step;
+  warp_meets("shfl_xor", [] {
+    for (int lane = 0; lane < WARP; ++lane) warp().out[lane][0] = warp().in[lane ^ warp().in[lane][1]][0];
+  });
+  return bits_as<float>(warp().out[current->lane][0]);
+}
+
+// ------------------------------------------------------------------ what kernels write as inline PTX
+
+// dp4a.u32.s32: four products of unsigned by signed bytes, added to a sum.
+inline int lq_dot(unsigned int codes, int weights, int sum) {
+  for (int byte = 0; byte < 4; ++byte)
+    sum += static_cast<int>(codes >> 8 * byte & 255) * static_cast<int8_t>(weights >> 8 * byte);
+  return sum;
+}
