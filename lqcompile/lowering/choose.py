@@ -10,6 +10,8 @@ Rows of ARM targets are a model, not measurements: whole kernels of a 3x3 layer 
 multiply-accumulates per cycle, by ``benchmarks/arm_model.py``. Cortex-A72 stands for ARMv8-A, Neoverse N1 for those
 with dot products, V1 for those with matrix products, twice N1 for Apple M1 with its four NEON pipes; for 32-bit ARM,
 instructions counted on the 64-bit unit of Cortex-A7.
+Rows of NVIDIA GPUs are instruction rates, per cycle and multiprocessor (CUDA C++ Programming Guide, arithmetic
+instructions: 16 POPC of 32 bits, 64 DP4A), not measurements.
 """
 
 from __future__ import annotations
@@ -41,6 +43,10 @@ RATES = {
     "neoverse-v1": {"popcount": 153.0, "dot8": 96.0},
     "apple-m1": {"popcount": 152.0, "dot8": 54.0},
     "armv7": {"popcount": 20.0, "dot8": 2.0},
+    "cuda-ptx": {"popcount": 512.0, "dot8": 256.0},
+    "cuda-a100": {"popcount": 512.0, "dot8": 256.0},
+    "cuda-h200": {"popcount": 512.0, "dot8": 256.0},
+    "jetson-orin": {"popcount": 512.0, "dot8": 256.0},
 }
 """Multiply-accumulates: of one plane pair (popcount, lut, planes), of one 8-bit product (dot8).
 
