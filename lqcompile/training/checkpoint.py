@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import pickle
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,10 +103,14 @@ def load_state(path: Path) -> StateDict:
         TrainingError: the file is missing or damaged, or holds something else.
     """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with path.open("rb") as file:
+            if not zipfile.is_zipfile(file):
+                raise zipfile.BadZipFile("it is cut off or was not written by torch.save")
+            file.seek(0)
+            content = torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise TrainingError(f"checkpoint '{path}': found no such file, expected one; check the folder") from error
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+    except (OSError, RuntimeError, zipfile.BadZipFile, pickle.UnpicklingError) as error:
         raise TrainingError(
             f"checkpoint '{path}': cannot read it ({' '.join(str(error).split())[:80]}); give an undamaged one, or "
             "start anew"
