@@ -22,6 +22,10 @@ ACTIVATION_RIDGE = 1e-7
 """Regulariser of the activation normal equations, relative to their trace; the authors have none, so that a bit that
 never occurs makes theirs singular."""
 
+SINGULAR = 1e-12
+"""Relative determinant of normal equations below which they count as singular: float64 is exact to 1e-16, and a bit
+that one of a million values tells from the others gives 1e-6."""
+
 
 class Levels(NamedTuple):
     """Sorted levels of every row."""
@@ -142,6 +146,19 @@ def solve_basis(statistics: Statistics, levels: Levels, basis: Tensor, symmetric
         ridge = (ACTIVATION_RIDGE * trace).clamp_min(ACTIVATION_RIDGE).expand_as(right)
     solution: Tensor = torch.linalg.solve(normal + torch.diag_embed(ridge), right + ridge * basis.double())
     return solution
+
+
+def is_singular(statistics: Statistics, levels: Levels) -> Tensor:
+    """Whether the least squares of activations have no single solution without their ridge: bool[].
+
+    That is so where a bit never occurs, or never without another one. The normal equations hold counts, so that their
+    determinant, relative to their diagonal, is 0 but for rounding.
+    """
+    bits = bit_table(levels.codes.shape[1].bit_length() - 1, symmetric=False, device=levels.codes.device)[levels.codes]
+    normal = (bits.transpose(1, 2) * statistics.counts[:, None, :]) @ bits
+    size = normal.diagonal(dim1=1, dim2=2).clamp_min(1.0).sqrt()
+    determinant: Tensor = torch.linalg.det(normal / (size[:, :, None] * size[:, None, :]))
+    return (determinant < SINGULAR).any()
 
 
 def _per_level(count_above: Tensor, total_above: Tensor) -> Statistics:

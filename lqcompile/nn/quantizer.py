@@ -13,6 +13,7 @@ from lqcompile.nn.coding import Coding, check_bits
 from lqcompile.nn.qem import (
     Levels,
     Statistics,
+    is_singular,
     quantize_exact,
     quantize_with_statistics,
     quantize_with_statistics_functional,
@@ -65,11 +66,13 @@ class LevelQuantizer(nn.Module):
         scale: float32[C]; ones until then. The basis vectors are ``basis * scale``.
         integer: the basis is snapped and no longer learns.
         integer_required: the basis must be snapped before export (``basis="int8"``).
+        singular: int64[], how often the least squares of activations were singular; their ridge then kept the basis.
     """
 
     basis: Tensor
     scale: Tensor
     updates: Tensor
+    singular: Tensor
 
     def __init__(self, basis: Tensor, *, symmetric: bool) -> None:
         super().__init__()
@@ -79,6 +82,7 @@ class LevelQuantizer(nn.Module):
         self.register_buffer("basis", basis.float())
         self.register_buffer("scale", torch.ones(len(basis), device=basis.device))
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64, device=basis.device))
+        self.register_buffer("singular", torch.zeros_like(self.updates), persistent=False)
 
     @property
     def bits(self) -> int:
@@ -115,6 +119,8 @@ class LevelQuantizer(nn.Module):
         A zero-debiased average after t updates is ``v += (target - v) * (1 - d) / (1 - d**t)``: the first replaces v.
         """
         target = solve_basis(statistics, levels, self.basis, self.symmetric)
+        if not self.symmetric:
+            self.singular += is_singular(statistics, levels)
         self.updates += 1
         rate = (1 - DECAY) / (1 - DECAY ** self.updates.double())
         self.basis.copy_(self.basis.double() + (target - self.basis.double()) * rate)

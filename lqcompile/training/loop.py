@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from lqcompile.errors import TrainingError
 from lqcompile.nn.convert import snap
+from lqcompile.nn.quantizer import LQActivation
 from lqcompile.training import ranks
 from lqcompile.training.average import Average
 from lqcompile.training.checkpoint import Checkpoint, load_into
@@ -26,6 +28,8 @@ from lqcompile.training.losses import training_loss
 from lqcompile.training.optimizer import make_optimizer, set_rates
 from lqcompile.training.recipe import Recipe
 from lqcompile.training.schedule import learning_rate, momentum
+
+_LOG = logging.getLogger(__name__)
 
 CHECK_EVERY = 20
 """Steps between looks at the loss: each look waits for the device."""
@@ -81,6 +85,7 @@ class Run:
         self._scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.precision == "fp16")
         self._parallel = _parallel(model)
         self._average = Average(model, recipe.ema_decay) if recipe.ema_decay else None
+        self._noted = False
 
     def epoch(self) -> Epoch:
         """Train and test the next epoch, and add it to the history."""
@@ -105,6 +110,7 @@ class Run:
             seconds=time.perf_counter() - start,
         )
         self.history.append(epoch)
+        self._note_singular()
         return epoch
 
     def finish(self) -> None:
@@ -160,6 +166,21 @@ class Run:
     def tested(self) -> nn.Module:
         """The network that is tested after an epoch: the averaged one where there is one."""
         return self._model if self._average is None else self._average.model
+
+    def _note_singular(self) -> None:
+        """Say once in a run that bits of activations did not occur."""
+        layers = [
+            name.removesuffix(".act_quantizer")
+            for name, module in self._model.named_modules()
+            if isinstance(module, LQActivation) and module.singular
+        ]
+        if layers and not self._noted and ranks.is_first():
+            self._noted = True
+            _LOG.warning(
+                "training: found bits of activations that never occur, or never without another (%s); least squares is "
+                "regularised there and keeps their basis vectors; if accuracy is low, use fewer act_bits",
+                ", ".join(layers),
+            )
 
     def _is_snapped(self, epoch: int) -> bool:
         """Whether the bases are integers in this epoch, counted from 0."""

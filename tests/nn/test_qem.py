@@ -6,6 +6,9 @@ from lqcompile.encoding import activation_levels, code_bits, encode, weight_leve
 from lqcompile.nn.qem import (
     CHUNK,
     WEIGHT_RIDGE,
+    Statistics,
+    bit_table,
+    is_singular,
     quantize_exact,
     quantize_with_statistics,
     quantize_with_statistics_functional,
@@ -99,3 +102,16 @@ def test_codes_that_only_occur_together_share_the_correction():
     levels = sorted_levels(basis, symmetric=False)
     _, statistics = quantize_with_statistics(torch.full((1, 1000), 2.5), levels)
     assert solve_basis(statistics, levels, basis, symmetric=False)[0].tolist() == pytest.approx([1.0, 1.5], rel=1e-5)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 3, 4])
+def test_singular_equations_are_those_of_too_small_a_rank(seed, bits):
+    """Against the rank of the codes that occur, for random selections of them."""
+    levels = sorted_levels(torch.rand(1, bits), symmetric=False)
+    table = bit_table(bits, symmetric=False)[levels.codes[0]].numpy()
+    for _ in range(30):
+        occurs = (torch.rand(1 << bits) < 0.4).double()
+        counts = occurs * torch.randint(1, 1000, (1 << bits,)).double()
+        rank = np.linalg.matrix_rank(table * occurs.numpy()[:, None])
+        found = is_singular(Statistics(counts[None], torch.zeros(1, 1 << bits)), levels)
+        assert bool(found) == (rank < bits), (counts, rank)

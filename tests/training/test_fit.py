@@ -133,3 +133,19 @@ def test_progress(seed):
     steps = []
     fit(make(), recipe(seed=seed, epochs=2), data(seed), on_step=steps.append)
     assert [(step.epoch, step.step, step.steps) for step in steps] == [(1, STEPS, STEPS), (2, STEPS, STEPS)]
+
+
+def test_bits_that_never_occur_are_told_once(seed, caplog):
+    """A channel that is always off gives a quantizer nothing but zeros: training goes on with the basis it has."""
+    model = low_bit(seed)
+    with torch.no_grad():
+        model[1].weight.zero_()
+        model[1].bias.fill_(-1.0)
+    model[1].requires_grad_(False)
+    basis = model[3].act_quantizer.basis.clone()
+    fit(model, recipe(seed=seed), data(seed))
+    assert torch.equal(model[3].act_quantizer.basis, basis)
+    (record,) = caplog.records
+    assert record.getMessage().startswith(
+        "training: found bits of activations that never occur, or never without another (3); least squares is"
+    )
