@@ -19,7 +19,7 @@ from .x86_amx_tile import best_group, tile_groups
 from .x86_dot8 import DotPairs, DotRows
 from .x86_families import X86, DotVnni, PopcountBytes, PopcountCarrySave, PopcountLanes
 from .x86_lut import Lookup
-from .x86_lut_pairs import PairLookup
+from .x86_lut_pairs import PairLookup, pair_tile
 
 __all__ = ["depthwise", "family", "image_kind", "machine", "maps", "space", "tile"]
 
@@ -88,6 +88,9 @@ LOOP_INSTRUCTIONS = 3
 LOOKUP_ACCUMULATORS = 14
 """Byte counters beside two rows of a table: LLVM takes the weights from memory where that pays."""
 
+LOOKUP_SLAB_BYTES = 20 << 10
+"""Weights that leave room for a table and the rows of pixels in a first-level cache of 32 kB."""
+
 CARRY_SAVE_ACCUMULATORS = 4
 """Each needs four registers: three adder levels and a total."""
 
@@ -107,6 +110,9 @@ def tile(
     """
     if isinstance(kind, DotTiles):
         return best_group(shape, rule, blocks)
+    if isinstance(kind, PairLookup):
+        vectors = -(-shape.blocks * isa.lanes // kind.channels)
+        return pair_tile(kind, shape, vectors, blocks, LOOKUP_SLAB_BYTES)
     pairs = shape.weight_planes * rule.act_planes
     window = pool[0] * pool[1]
     budget = max(1, _accumulators(isa, kind) // (pairs * window))

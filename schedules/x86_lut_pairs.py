@@ -48,6 +48,12 @@ FEWEST_SUMMED = 2
 PASS_OUTPUTS = 4
 """Outputs (a pixel by 32 channels by a weight plane) of a pass: two accumulators and a sum of bytes for each."""
 
+MOST_SUMMED = 8
+"""Look-ups of `LookupLevels` that are unrolled."""
+
+SHORT_ROW = 8
+"""Outputs of a row up to which a tile is the whole row rather than one pass."""
+
 WORD_STEPS = 2
 """Look-ups of a byte of eight channels."""
 
@@ -167,6 +173,20 @@ class LookupLevels(PairLookup):
         return np.arange(CHANNELS).reshape(2, -1).T.ravel()
 
 
+def levels_group(integers: tuple[int, ...], ones: int) -> int:
+    """Look-ups of levels whose bytes can be added; 0 where sums of levels do not fit, or one alone fills a byte.
+
+    Args:
+        integers: n_j of the planes of codes.
+        ones: the most ones that a plane of an output channel's weights has: bounds the sums.
+    """
+    total = sum(integers)
+    if min(integers) < 0 or total * ones > LARGEST_TOTAL:
+        return 0
+    group = min(LARGEST_BYTE // (STEP_CHANNELS * max(total, 1)), MOST_SUMMED)
+    return group if group >= FEWEST_SUMMED else 0
+
+
 def pair_lookup(isa: Any, planes: int, integers: tuple[int, ...], ones: int) -> PairLookup | None:
     """The look-ups for codes of `planes` planes; None where one plane leaves nothing to pair.
 
@@ -174,17 +194,40 @@ def pair_lookup(isa: Any, planes: int, integers: tuple[int, ...], ones: int) -> 
         isa: instruction set.
         planes: of the codes.
         integers: n_j of the planes where all bases are integers; empty otherwise.
-        ones: the most ones that a plane of an output channel's weights has: bounds the sums of levels.
+        ones: the most ones that a plane of an output channel's weights has.
     """
     if planes == 1:
         return None
-    total = sum(integers)
-    if integers and min(integers) >= 0:
-        group = LARGEST_BYTE // (STEP_CHANNELS * max(total, 1))
-        if group >= FEWEST_SUMMED and total * ones <= LARGEST_TOTAL:
-            size = -(-planes // 2) * ROWS * ROW_BYTES
-            return LookupLevels(isa=isa, planes=planes, integers=integers, group=min(group, 8), table_size=size)
-    return LookupCounts(isa=isa, planes=planes)
+    group = levels_group(integers, ones) if integers else 0
+    if group == 0:
+        return LookupCounts(isa=isa, planes=planes)
+    size = -(-planes // 2) * ROWS * ROW_BYTES
+    return LookupLevels(isa=isa, planes=planes, integers=integers, group=group, table_size=size)
+
+
+def pair_tile(family: PairLookup, shape: ConvShape, vectors: int, blocks: int | None, first_cache_bytes: int) -> Tile:
+    """The tile of a kernel of pair look-ups.
+
+    Several vectors of channels share the rows of a pixel, as long as their weights stay in the first-level cache;
+    several pixels share weights that come from beyond it.
+
+    Args:
+        family: the look-ups.
+        shape: loop nest.
+        vectors: of output channels.
+        blocks: vectors of a tile where they are given.
+        first_cache_bytes: what weights may take of the first-level cache.
+    """
+    outputs = max(1, PASS_OUTPUTS // shape.weight_planes)
+    taps = shape.kernel[0] * shape.kernel[1] * shape.words
+    slab = taps * family.vectors * CHANNELS * shape.weight_planes
+    fitting = [n for n in (8, 4, 2) if n <= outputs and vectors % n == 0 and n * slab <= first_cache_bytes]
+    count = blocks or max(fitting, default=1)
+    together = max(1, outputs // count)
+    columns = shape.tile_columns
+    # Passes of a short row end where it does; tiles of one pass would overlap.
+    pixels = columns if columns % together and columns < SHORT_ROW else min(columns, together)
+    return Tile(pixels=pixels, blocks=count)
 
 
 class PairLookupBuilder(ContractionBuilder):

@@ -19,12 +19,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import prod
 
+import numpy as np
+
 from lqcompile.errors import UnsupportedError
 from lqcompile.graph.plan import AnyQuantizer, Contraction, Region, is_depthwise, is_integer
 from lqcompile.graph.specs import LowBitWeights, Quantizer
 from lqcompile.lowering.parameters import kernel_shape, sixteen_bit_run
 from lqcompile.schedules.formats import round_up
 from lqcompile.schedules.problem import Tile
+from lqcompile.schedules.x86_lut_pairs import levels_group
 
 RATES = {
     "x86-avx2": {"popcount": 306.0, "lut": 450.0, "dot8": 75.0},
@@ -52,6 +55,10 @@ RATES = {
 
 Targets offer the families of their row; all serve 8-bit and float weights.
 """
+
+PAIR_GAINS = {0: 1.25, 2: 1.4, 4: 1.75}
+"""Of lut where two planes of codes are looked up at once, over one at a time: by the look-ups of integer levels whose
+bytes can be added, 0 for counts (best times of the 3x3 layers of ResNet-18, W2A2, on Zen 3)."""
 
 BYTE_RATES = {"x86-avx2": 141.0}
 """Of dot8 where long runs of products can be summed in 16 bits; a run of n words takes one step more."""
@@ -146,7 +153,21 @@ def _cost(family: str, contraction: Contraction, quantizer: AnyQuantizer | None,
         # One pixel uses each weight once: bytes decide, and look-ups take weights of twice the size.
         return 2 * cost
     padded: int = round_up(outputs, LUT_CHANNELS)
-    return cost * padded / outputs
+    return cost * padded / outputs / _lut_gain(contraction, quantizer)
+
+
+def _lut_gain(contraction: Contraction, quantizer: AnyQuantizer | None) -> float:
+    """What looking up two planes of codes at once gains."""
+    weights = contraction.weights
+    if not isinstance(weights, LowBitWeights) or not isinstance(quantizer, Quantizer):
+        return 1.0
+    if quantizer.bits == 1 or contraction.geometry.group > 1:
+        return 1.0
+    if not is_integer(contraction, quantizer):
+        return PAIR_GAINS[0]
+    ones = weights.bits_array().reshape(len(weights.scale), weights.bits, -1).sum(axis=2, dtype=np.int64).max()
+    group = levels_group(tuple(int(value) for value in quantizer.basis), int(ones))
+    return PAIR_GAINS[max(least for least in PAIR_GAINS if least <= group)]
 
 
 def _filled(contraction: Contraction, rows: int) -> float:

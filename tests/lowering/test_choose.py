@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from lqcompile.schedules.x86_lut_pairs import levels_group
 from plans import (
     PlanBuilder,
     random_float,
@@ -18,7 +19,7 @@ from plans import (
 
 from lqcompile.errors import UnsupportedError
 from lqcompile.graph.plan import Geometry, Plan
-from lqcompile.lowering.choose import BYTE_RATES, RATES, TILE_ROWS, choose, serving
+from lqcompile.lowering.choose import BYTE_RATES, PAIR_GAINS, RATES, TILE_ROWS, choose, serving
 from lqcompile.lowering.lower import lower
 from lqcompile.lowering.parameters import sixteen_bit_run
 from lqcompile.target import find
@@ -71,21 +72,30 @@ def test_integer_bases_get_the_fastest_family(target: str, bits: int) -> None:
     if target in BYTE_RATES:
         run = sixteen_bit_run(contraction.weights.integers(), int(quantizer.basis.sum()))
         costs["dot8"] = (run + 1) / (run * BYTE_RATES[target])
+    if "lut" in costs and bits > 1:
+        ones = int(contraction.weights.bits_array().reshape(64, 2, -1).sum(axis=2).max())
+        group = levels_group(tuple(int(value) for value in quantizer.basis), ones)
+        costs["lut"] /= PAIR_GAINS[4 if group >= 4 else 2 if group >= 2 else 0]
     if target in TILE_ROWS:
         costs["dot8"], costs["planes"] = (costs[name] * TILE_ROWS[target] / 9 for name in ("dot8", "planes"))
-    best, other = sorted(costs, key=costs.__getitem__)[:2]
+    best, other = sorted(costs, key=lambda name: (costs[name], name))[:2]
     ratio = costs[other] / costs[best]
     assert (choice.family, choice.reason) == (best, f"cost table: {ratio:.1f} x {other} at {2 * bits} plane pairs")
 
 
-@pytest.mark.parametrize(("largest", "family"), [(3, "dot8"), (255, "lut")])
-def test_byte_products_need_small_integers(largest: int, family: str) -> None:
-    """Of weights up to 127: products of large ones saturate 16 bits, and then plane pairs are faster."""
+@pytest.mark.parametrize(
+    ("outputs", "largest", "weight_basis", "family"),
+    [(40, 60, (1, 2), "dot8"), (40, 255, (42, 85), "lut"), (64, 3, (1, 2), "lut")],
+)
+def test_byte_products_need_small_integers(
+    outputs: int, largest: int, weight_basis: tuple[int, int], family: str
+) -> None:
+    """Products of large ones saturate 16 bits, and then plane pairs are faster; so are tables of small levels."""
     rng = np.random.default_rng(largest)
     quantizer = replace(random_quantizer(rng, 2, integer=True), basis=np.array([1, largest - 1], np.float32))
-    plan = layer("integer", quantizer, inputs=64, outputs=64)
+    plan = layer("integer", quantizer, inputs=64, outputs=outputs)
     operation = plan.regions[-1].operation
-    weights = replace(operation.weights, basis=np.tile(np.array([42, 85], np.float32), (64, 1)))
+    weights = replace(operation.weights, basis=np.tile(np.array(weight_basis, np.float32), (outputs, 1)))
     assert choose(replace(operation, weights=weights), quantizer, "x86-avx2").family == family
 
 
