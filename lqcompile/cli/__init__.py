@@ -24,10 +24,12 @@ from lqcompile.cli import (
     devices,
     inspection,
     profiling,
+    recording,
     running,
     serving,
     targeting,
     training,
+    tuning,
     verification,
 )
 from lqcompile.errors import LQCompileError
@@ -52,6 +54,8 @@ app.command("run", epilog=running.EXAMPLE)(running.run)
 app.command("verify", epilog=verification.EXAMPLE)(verification.verify)
 app.command("inspect", epilog=inspection.EXAMPLE)(inspection.inspect)
 app.command("bench", epilog=benchmark.EXAMPLE)(benchmark.bench)
+app.command("tune", epilog=tuning.EXAMPLE)(tuning.tune)
+app.add_typer(recording.app, name="records")
 app.command("train", epilog=training.EXAMPLE)(training.train)
 app.command("profile", epilog=profiling.EXAMPLE)(profiling.profile)
 app.command("targets", epilog=targeting.EXAMPLE)(targeting.targets)

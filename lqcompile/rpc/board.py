@@ -97,6 +97,7 @@ def info(_arrays: Arrays) -> Answer:
         "machine": machine,
         "system": cpu.system(),
         "cpu": cpu.cpu_name(),
+        "cpu_model": cpu.cpu_model(),
         "features": sorted(cpu.cpu_features()),
         "cores": cpu.cores(),
         "emulator": emulator(machine),

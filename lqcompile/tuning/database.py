@@ -16,7 +16,7 @@ from tvm.ir.utils import derived_object
 from tvm.s_tir.meta_schedule.database import JSONDatabase, PyDatabase, TuningRecord, Workload
 
 from lqcompile.errors import TuningError
-from lqcompile.tuning.workload import read_workload
+from lqcompile.tuning.workload import identity, read_workload
 
 WORKLOADS, TRIALS = "workloads.json", "trials.json"
 """Names of the two files."""
@@ -122,6 +122,24 @@ def open_database(folder: Path) -> Database:
     for record in database.get_all_tuning_records():
         read_workload(record.workload.mod, str(folder))
     return database
+
+
+def add_records(database: Database, source: Database) -> int:
+    """Copies the trials of another database that are not there yet; gives how many were copied."""
+    known = {_content(record) for record in database.get_all_tuning_records()}
+    added = 0
+    for record in source.get_all_tuning_records():
+        if _content(record) not in known:
+            workload = database.commit_workload(record.workload.mod)
+            copy = TuningRecord(record.trace, workload, record.run_secs, record.target, record.args_info)
+            database.commit_tuning_record(copy)
+            added += 1
+    return added
+
+
+def _content(record: TuningRecord) -> tuple[str, ...]:
+    """Equal for equal trials."""
+    return (*identity(record.workload.mod), str(record.trace), str([float(value) for value in record.run_secs or []]))
 
 
 def is_valid(record: TuningRecord) -> bool:

@@ -95,15 +95,15 @@ class Ledger:
                 if seconds is None:
                     entry.failures["failed in an earlier run"] += 1
 
-    def gain(self) -> float | None:
-        """Time of all layers as the cost table chooses over their least time; None before all of them have one."""
+    def times(self) -> tuple[float, float] | None:
+        """Seconds of all layers as the cost table chooses, and their least; None before all of them have one."""
         start = best = 0.0
         for entry in self.progress.values():
             if entry.start_s is None or entry.best_s is None:
                 return None
             start += len(entry.task.layers) * entry.start_s
             best += len(entry.task.layers) * entry.best_s
-        return start / best
+        return start, best
 
     def is_known(self, name: str, candidate: Candidate) -> bool:
         """Whether a candidate of a task has been measured."""
@@ -143,7 +143,7 @@ class Ledger:
             self.trials += 1
             if seconds is None:
                 entry.failures[failure] += 1
-            gain = self.gain()
-            if gain is not None:
-                self.curve.append((self.trials, gain))
+            times = self.times()
+            if times is not None:
+                self.curve.append((self.trials, times[0] / times[1]))
         self._changed()

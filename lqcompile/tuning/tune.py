@@ -57,7 +57,8 @@ class Status:
         trials: measured in this run.
         earlier: found in the working folder.
         failed: of both.
-        gain: time of all layers at the start over the least so far; None until each has been measured.
+        best_us: least time of all layers so far, in microseconds; None until each has been measured.
+        gain: their time at the start over that.
         seconds: since tuning began.
         seconds_left: of the search, where the budget is a time.
         trials_left: where it is a number of trials.
@@ -69,6 +70,7 @@ class Status:
     trials: int
     earlier: int
     failed: int
+    best_us: float | None
     gain: float | None
     seconds: float
     seconds_left: float | None
@@ -262,13 +264,15 @@ def _compare(ledger: Ledger, workshop: Workshop, executor: Executor, tell: Calla
 
 def _status(doing: str, control: Control, ledger: Ledger | None, executor: Executor | None) -> Status:
     entries = [] if ledger is None else list(ledger.progress.values())
+    times = None if ledger is None else ledger.times()
     return Status(
         doing=doing,
         layers=len(entries),
         trials=0 if ledger is None else ledger.trials,
         earlier=0 if ledger is None else ledger.earlier,
         failed=sum(entry.failed for entry in entries),
-        gain=None if ledger is None else ledger.gain(),
+        best_us=None if times is None else 1e6 * times[1],
+        gain=None if times is None else times[0] / times[1],
         seconds=control.seconds,
         seconds_left=control.seconds_left,
         trials_left=control.trials_left,
