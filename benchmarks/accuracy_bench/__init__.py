@@ -1,0 +1,1 @@
+"""Parts of benchmarks/accuracy.py and benchmarks/quantization_error.py."""
