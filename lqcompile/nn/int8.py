@@ -6,6 +6,8 @@ They train with fake quantization and export as standard ONNX QuantizeLinear and
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -21,18 +23,24 @@ RANGE_DECAY = 0.99
 
 
 class _FakeQuantize(torch.autograd.Function):
-    """Rounds to a grid; the gradient passes where the value is inside the grid (straight-through estimator)."""
+    """Rounds to a grid; the gradient passes where the value is inside the grid (straight-through estimator).
+
+    The backward pass finds out anew which values are: the input is kept by the layer in front, or is a weight, so that
+    saving it costs nothing, and a mask would cost a byte per value.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: Tensor, zero_point: Tensor, low: int, high: int) -> Tensor:
         grid = torch.round(x / scale) + zero_point
-        ctx.save_for_backward((grid >= low) & (grid <= high))
+        ctx.save_for_backward(x, scale, zero_point)
+        ctx.low, ctx.high = low, high
         return (grid.clamp(low, high) - zero_point) * scale
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None, None, None]:
-        (inside,) = ctx.saved_tensors
-        return grad_outputs[0] * inside, None, None, None, None
+        x, scale, zero_point = ctx.saved_tensors
+        grid = torch.round(x / scale) + zero_point
+        return grad_outputs[0] * ((grid >= ctx.low) & (grid <= ctx.high)), None, None, None, None
 
 
 class Int8Activation(nn.Module):
@@ -78,6 +86,30 @@ class Int8Activation(nn.Module):
         zero_point = torch.round(-self.low / scale).clamp(0, 255)
         return scale, zero_point
 
+    @contextmanager
+    def kept_as_codes(self, quantized: Tensor) -> Iterator[None]:
+        """What autograd keeps of `quantized` for the layer in the block are codes, a byte each, decoded when needed.
+
+        In float32 only, where decoding is exact (`grid`); mixed precision keeps copies of two bytes anyway.
+        """
+        if quantized.dtype != torch.float32:
+            yield
+            return
+        scale, zero_point = self.grid()
+        # Not the tensor itself: autograd keeps the functions, and they would keep it.
+        address, shape = quantized.data_ptr(), quantized.shape
+
+        def pack(saved: Tensor) -> Tensor:
+            if saved.data_ptr() != address or saved.shape != shape:
+                return saved
+            return (saved.detach() / scale + zero_point).to(torch.uint8)
+
+        def unpack(kept: Tensor) -> Tensor:
+            return (kept - zero_point) * scale if kept.dtype == torch.uint8 else kept
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
+            yield
+
     def forward(self, x: Tensor) -> Tensor:
         """float[any] -> float[any] on the grid."""
         if self.training and not self.frozen:
@@ -118,7 +150,9 @@ class Int8Conv2d(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - named as in torch
         """float[N, C, H, W] -> float[N, O, H', W']."""
-        result: Tensor = self._conv_forward(self.act_quantizer(input), fake_quantize_weight(self.weight), self.bias)
+        quantized, weight = self.act_quantizer(input), fake_quantize_weight(self.weight)
+        with self.act_quantizer.kept_as_codes(quantized):
+            result: Tensor = self._conv_forward(quantized, weight, self.bias)
         return result
 
 
@@ -136,7 +170,9 @@ class Int8Linear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - named as in torch
         """float[..., C] -> float[..., O]."""
-        return F.linear(self.act_quantizer(input), fake_quantize_weight(self.weight), self.bias)
+        quantized, weight = self.act_quantizer(input), fake_quantize_weight(self.weight)
+        with self.act_quantizer.kept_as_codes(quantized):
+            return F.linear(quantized, weight, self.bias)
 
 
 def weight_scale(weight: Tensor) -> Tensor:

@@ -1,4 +1,6 @@
 import copy
+import importlib.util
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -92,3 +94,38 @@ def test_state_dict_carries_the_range(seed):
 def test_padding_other_than_zeros_is_refused():
     with pytest.raises(QuantizationError, match="Int8Conv2d: padding_mode='circular', expected 'zeros'"):
         Int8Conv2d(1, 1, 3, padding=1, padding_mode="circular")
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_gradients_are_those_of_the_quantized_values(seed, memory_format):
+    """Bit for bit, though the layer keeps codes instead of values: straight-through where a value is on the grid."""
+    layer = Int8Conv2d.from_float(nn.Conv2d(3, 4, 3, padding=1)).eval()
+    layer.act_quantizer.observe(torch.randn(100))
+    x = (2 * torch.randn(2, 3, 9, 7)).to(memory_format=memory_format).requires_grad_()
+    grad = torch.randn(2, 4, 9, 7)
+    layer(x).backward(grad)
+
+    scale, zero_point = layer.act_quantizer.grid()
+    grid = torch.round(x.detach() / scale) + zero_point
+    quantized = ((grid.clamp(0, 255) - zero_point) * scale).requires_grad_()
+    weight = fake_quantize_weight(layer.weight.detach()).requires_grad_()
+    F.conv2d(quantized, weight, layer.bias, padding=1).backward(grad)
+    assert torch.equal(layer.weight.grad, weight.grad)
+    inside = (grid >= 0) & (grid <= 255)
+    assert 0 < inside.sum() < inside.numel()
+    assert torch.equal(x.grad, quantized.grad * inside)
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is read as Linux tells it")
+def test_an_8_bit_layer_keeps_one_byte_per_activation_more_than_float(monkeypatch):
+    path = Path(__file__).parents[2] / "benchmarks" / "training_memory.py"
+    spec = importlib.util.spec_from_file_location("training_memory", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(module, "SHAPE", (1, 16, 512, 512))
+    plain = nn.Conv2d(16, 16, 3, padding=1, bias=False)
+    kept = {
+        name: module.kept_per_activation(layer)
+        for name, layer in (("float", plain), ("int8", Int8Conv2d.from_float(plain)))
+    }
+    assert 3.8 < kept["float"] < 4.2 and kept["int8"] < kept["float"] + 1.2, kept
