@@ -20,7 +20,7 @@ from accuracy_bench.records import append_record, read_records, remaining
 
 ROOT = Path(__file__).parents[1]
 
-SWEPT = (0.01, 0.03, 0.1)
+SWEPT = (0.003, 0.01, 0.03, 0.1)
 """Learning rates that every method is tried with."""
 
 SWEEP_IMAGES = 20_000
@@ -34,6 +34,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--network", choices=FORMS, action="append", help="may be repeated (default: all)")
+    parser.add_argument("--method", choices=("float", *METHODS), action="append", help="of a sweep (default: all)")
     parser.add_argument("--seeds", type=int, default=3, help="runs of every case")
     parser.add_argument("--results", type=Path, default=ROOT / "docs" / "accuracy" / "results.csv")
     parser.add_argument("--data", type=Path, default=Path("/usr/share/datasets/fashion-mnist"))
@@ -76,7 +77,7 @@ def sweep(arguments: argparse.Namespace) -> None:
     network = (arguments.network or list(FORMS))[0]
     data = load(arguments.data, FORMS[network].image_size)
     part = replace(data.train, images=data.train.images[:SWEEP_IMAGES], labels=data.train.labels[:SWEEP_IMAGES])
-    for method in ("float", *METHODS):
+    for method in arguments.method or ("float", *METHODS):
         case = Case(network=network, setting="float" if method == "float" else "W2A2", method=method, seed=SWEEP_SEED)
         found = {lr: run_case(case, Data(train=part, test=data.test), arguments.cache, lr=lr).top1 for lr in SWEPT}
         print(network, method, " ".join(f"lr {lr}: {top1:.2f} %" for lr, top1 in found.items()), flush=True)

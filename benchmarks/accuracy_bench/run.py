@@ -34,7 +34,7 @@ WEIGHT_DECAY = 5e-4
 BN_BATCHES = 20
 """Training batches that the batch normalization statistics of every finished network come from."""
 
-CALIBRATION_BATCHES = 8
+CALIBRATION_BATCHES, CALIBRATION_PASSES = 8, 5
 
 
 def load(folder: Path, image_size: int) -> Data:
@@ -98,10 +98,8 @@ def run_case(case: Case, data: Data, cache: Path, *, form: Form | None = None, l
     start = time.perf_counter()
     calibrated = None
     if case.method != FLOAT:
-        convert(model, case)
-        calibrate(model, calibration_images(data), max_passes=5)
-        calibrated = accuracy(model, data)
-    model.train()
+        calibrated = calibrated_accuracy(copy.deepcopy(model), case, data)
+        prepare(model, case, data)
     result = fit(model, recipe(form.epochs, lr, case.seed), data)
     seconds = time.perf_counter() - start
     torch.save(model.state_dict(), state_file(case, cache))
@@ -131,6 +129,29 @@ def run_case(case: Case, data: Data, cache: Path, *, form: Form | None = None, l
         torch=torch.__version__,
         date=datetime.now(UTC).strftime("%Y-%m-%d %H:%M"),
     )
+
+
+def calibrated_accuracy(model: nn.Module, case: Case, data: Data) -> float:
+    """Accuracy in percent of the twin `model`, quantized and calibrated: `lqcompile.calibrate` and nothing else."""
+    convert(model, case)
+    calibrate(model, calibration_images(data), max_passes=CALIBRATION_PASSES)
+    return accuracy(model, data)
+
+
+def prepare(model: nn.Module, case: Case, data: Data) -> None:
+    """Make the twin `model` what training starts from, alike for every method.
+
+    First batch normalization is told of the quantized weights, which DoReFa scales to -1..1 in every layer; then bases
+    and steps are fitted to the activations that follow from it.
+    """
+    weights_only = copy.deepcopy(model)
+    quantize(weights_only, case.bits[0], None, method=case.method)  # type: ignore[arg-type]
+    estimate_statistics(weights_only, data.train, batches=BN_BATCHES, batch=BATCH, seed=case.seed)
+    convert(model, case)
+    for name, module in model.named_modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.load_state_dict(weights_only.get_submodule(name).state_dict())
+    calibrate(model, calibration_images(data), max_passes=CALIBRATION_PASSES)
 
 
 def convert(model: nn.Module, case: Case) -> None:
