@@ -8,6 +8,7 @@ from typing import Any
 from lqcompile.target import Target
 
 from . import cuda_maps as maps
+from .cuda_b1mma import B1Mma, tensor_tile
 from .cuda_contraction import Depthwise, Dot8, FloatFma, Popcount
 from .cuda_packed import Packed
 from .cuda_warp import Warp
@@ -26,12 +27,13 @@ def machine(target: Target) -> Warp:  # noqa: ARG001 - as on other architectures
 
 
 def family(isa: Warp, name: str) -> Any:
-    """The kernel family called `name`: ``popcount``, ``dot8``, ``float`` or ``packed``.
+    """The kernel family called `name`: ``b1mma``, ``popcount``, ``dot8``, ``float`` or ``packed``.
 
     Raises:
         KeyError: there is none.
     """
     makers: dict[str, Callable[[], Any]] = {
+        "b1mma": lambda: B1Mma(isa=isa),
         "popcount": lambda: Popcount(isa=isa),
         "dot8": lambda: Dot8(isa=isa),
         "float": lambda: FloatFma(isa=isa),
@@ -63,7 +65,8 @@ def tile(
         pool: fused pooling window.
         blocks: 32 channels each, where they are given by packed weights.
     """
-    del kind
+    if isinstance(kind, B1Mma):
+        return tensor_tile(shape, rule, blocks)
     count = 1 if blocks is None else blocks
     pairs = shape.weight_planes * rule.act_planes * pool[0] * pool[1]
     rows = shape.tile_rows * shape.tile_columns

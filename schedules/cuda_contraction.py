@@ -14,6 +14,7 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
 from .combine import combine
+from .cuda_device import device_call
 from .cuda_maps import buffer
 from .cuda_warp import (
     COLUMN,
@@ -22,7 +23,6 @@ from .cuda_warp import (
     SAMPLES,
     WARPS,
     WarpEmitter,
-    device_call,
     div,
     fill_halo,
     launch,

@@ -11,7 +11,8 @@ from typing import Any
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
-from .cuda_warp import LANE, LANES, SAMPLES, WARPS, WarpEmitter, device_call, div, fill_halo, launch, locals_of, mod
+from .cuda_device import device_call
+from .cuda_warp import LANE, LANES, SAMPLES, WARPS, WarpEmitter, div, fill_halo, launch, locals_of, mod
 from .elementwise import Window
 from .epilogue import Epilogue, UniformStep, pixel_index, uniform_code
 from .formats import Format, round_up

@@ -13,7 +13,8 @@ from typing import Any
 from tvm.script.ir_builder import tirx as T
 
 from .cuda_contraction import Spot, WarpContraction, WarpWords
-from .cuda_warp import LANES, device_call, locals_of
+from .cuda_device import device_call
+from .cuda_warp import LANES, locals_of
 from .isa import Expr, load
 from .packed import WORD
 

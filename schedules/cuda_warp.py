@@ -15,6 +15,7 @@ import tvm
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
+from .cuda_device import device_call
 from .epilogue import Emitter, pixel_index
 from .formats import Format
 from .isa import Expr
@@ -82,32 +83,6 @@ class Warp:
     def movemask(self, condition: Expr) -> Expr:
         """A vote: bit l is the condition of thread l."""
         return device_call("lq_ballot", condition, dtype="uint32")
-
-
-HELPERS = {
-    "lq_word": "unsigned int lq_word(const void* place) { return *static_cast<const unsigned int*>(place); }",
-    "lq_ballot": "unsigned int lq_ballot(bool condition) { return __ballot_sync(0xffffffffu, condition); }",
-    "lq_warp_sum": "int lq_warp_sum(int value) { return __reduce_add_sync(0xffffffffu, value); }",
-    "lq_warp_add": """float lq_warp_add(float value) {
-  for (int step = 16; step; step >>= 1) value += __shfl_xor_sync(0xffffffffu, value, step);
-  return value;
-}""",
-    "lq_warp_max": """float lq_warp_max(float value) {
-  for (int step = 16; step; step >>= 1) value = fmaxf(value, __shfl_xor_sync(0xffffffffu, value, step));
-  return value;
-}""",
-    "lq_dot": """int lq_dot(unsigned int codes, int weights, int sum) {
-  asm("dp4a.u32.s32 %0, %1, %2, %3;" : "=r"(sum) : "r"(codes), "r"(weights), "r"(sum));
-  return sum;
-}""",
-}
-"""Device functions by name; inline assembly where CUDA C has no function of its own."""
-
-
-def device_call(name: str, *arguments: Expr, dtype: str) -> Expr:
-    """A call of a device function: one of `HELPERS`, or one of CUDA's own."""
-    source = f"__device__ __forceinline__ {HELPERS[name]}\n" if name in HELPERS else ""
-    return T.cuda.func_call(name, *arguments, source_code=source, return_type=dtype)
 
 
 def word_at(buffer: Expr, index: Expr) -> Expr:

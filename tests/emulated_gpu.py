@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from lqcompile.schedules.cuda_warp import HELPERS
+from lqcompile.schedules.cuda_device import HELPERS
 
 from lqcompile.build import _variant
 from lqcompile.cuda.driver import Gpu

@@ -10,8 +10,8 @@ Rows of ARM targets are a model, not measurements: whole kernels of a 3x3 layer 
 multiply-accumulates per cycle, by ``benchmarks/arm_model.py``. Cortex-A72 stands for ARMv8-A, Neoverse N1 for those
 with dot products, V1 for those with matrix products, twice N1 for Apple M1 with its four NEON pipes; for 32-bit ARM,
 instructions counted on the 64-bit unit of Cortex-A7.
-Rows of NVIDIA GPUs are instruction rates, per cycle and multiprocessor (CUDA C++ Programming Guide, arithmetic
-instructions: 16 POPC of 32 bits, 64 DP4A), not measurements.
+Rows of NVIDIA GPUs are instruction rates per cycle and multiprocessor, not measurements: 16 POPC of 32 bits and 64 DP4A
+(CUDA C++ Programming Guide, arithmetic instructions), and binary `mma` at 8 times the rate of bytes (A100 whitepaper).
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import numpy as np
 from lqcompile.errors import UnsupportedError
 from lqcompile.graph.plan import AnyQuantizer, Contraction, Region, is_depthwise, is_integer
 from lqcompile.graph.specs import LowBitWeights, Quantizer
+from lqcompile.lowering import tensor_cores
 from lqcompile.lowering.parameters import kernel_shape, sixteen_bit_run
 from lqcompile.schedules.formats import round_up
 from lqcompile.schedules.problem import Tile
@@ -46,10 +47,10 @@ RATES = {
     "neoverse-v1": {"popcount": 153.0, "dot8": 96.0},
     "apple-m1": {"popcount": 152.0, "dot8": 54.0},
     "armv7": {"popcount": 20.0, "dot8": 2.0},
-    "cuda-ptx": {"popcount": 512.0, "dot8": 256.0},
-    "cuda-a100": {"popcount": 512.0, "dot8": 256.0},
-    "cuda-h200": {"popcount": 512.0, "dot8": 256.0},
-    "jetson-orin": {"popcount": 512.0, "dot8": 256.0},
+    "cuda-ptx": {"b1mma": 16384.0, "popcount": 512.0, "dot8": 256.0},
+    "cuda-a100": {"b1mma": 16384.0, "popcount": 512.0, "dot8": 256.0},
+    "cuda-h200": {"b1mma": 16384.0, "popcount": 512.0, "dot8": 256.0},
+    "jetson-orin": {"b1mma": 16384.0, "popcount": 512.0, "dot8": 256.0},
 }
 """Multiply-accumulates: of one plane pair (popcount, lut, planes), of one 8-bit product (dot8).
 
@@ -137,6 +138,8 @@ def choose(contraction: Contraction, quantizer: AnyQuantizer | None, target: str
 
 def _cost(family: str, contraction: Contraction, quantizer: AnyQuantizer | None, target: str) -> float:
     """Time per multiply-accumulate, relative to the other families."""
+    if "b1mma" in RATES[target]:
+        return tensor_cores.cost(family, contraction, quantizer, RATES[target])
     rate = RATES[target][family]
     if family in ("dot8", "planes") and target in TILE_ROWS:
         rate *= _filled(contraction, TILE_ROWS[target])
@@ -218,6 +221,8 @@ def serving(contraction: Contraction, quantizer: AnyQuantizer | None, target: st
         pairwise.append("lut")
     if "planes" in RATES[target]:
         pairwise.append("planes")
+    if "b1mma" in RATES[target] and tensor_cores.fits(contraction, quantizer):
+        pairwise.append("b1mma")
     return (*pairwise, "dot8") if integer else tuple(pairwise)
 
 

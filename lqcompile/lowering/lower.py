@@ -43,6 +43,7 @@ KINDS: dict[str, Kind] = {
     "popcount": "bits",
     "lut": "bits",
     "planes": "bits",
+    "b1mma": "bits",
     "dot8": "u8",
     "float": "f32",
     "packed": "f32",

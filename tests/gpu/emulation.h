@@ -247,3 +247,77 @@ inline int lq_dot(unsigned int codes, int weights, int sum) {
     sum += static_cast<int>(codes >> 8 * byte & 255) * static_cast<int8_t>(weights >> 8 * byte);
   return sum;
 }
+
+// cp.async: data arrives when the thread waits for its group, and not before.
+inline void start_copy(void* target, const void* source, size_t size) {
+  using namespace emulation;
+  if (reinterpret_cast<uintptr_t>(target) % size || reinterpret_cast<uintptr_t>(source) % size)
+    fail("an asynchronous copy between addresses that are not aligned to its size");
+  current->open.push_back({target, source, size});
+}
+inline void lq_copy4(void* target, const void* source) { start_copy(target, source, 4); }
+inline void lq_copy8(void* target, const void* source) { start_copy(target, source, 8); }
+inline void lq_copy16(void* target, const void* source) { start_copy(target, source, 16); }
+inline void lq_commit() {
+  emulation::current->groups.push_back(std::move(emulation::current->open));
+  emulation::current->open.clear();
+}
+inline void wait_groups(size_t left) {
+  auto& groups = emulation::current->groups;
+  while (groups.size() > left) {
+    for (const auto& copy : groups.front()) std::memcpy(copy.target, copy.source, copy.size);
+    groups.erase(groups.begin());
+  }
+}
+inline void lq_wait0() { wait_groups(0); }
+inline void lq_wait1() { wait_groups(1); }
+inline void lq_wait2() { wait_groups(2); }
+inline void lq_wait3() { wait_groups(3); }
+
+// ldmatrix.m8n8.b16: thread 8 i + r gives the address of row r (16 bytes) of matrix i; thread l gets the 32 bits number
+// l % 4 of row l / 4 of each matrix.
+inline void load_matrices(unsigned int* held, const void* row, int count) {
+  using namespace emulation;
+  if (current->lane < 8 * count && reinterpret_cast<uintptr_t>(row) % 16) fail("a row of ldmatrix that is not aligned");
+  std::memcpy(warp().in[current->lane], &row, sizeof row);
+  warp_meets(count == 4 ? "ldmatrix.x4" : "ldmatrix.x2", [count] {
+    for (int lane = 0; lane < WARP; ++lane)
+      for (int i = 0; i < count; ++i) {
+        const char* from;
+        std::memcpy(&from, warp().in[8 * i + lane / 4], sizeof from);
+        std::memcpy(&warp().out[lane][i], from + 4 * (lane % 4), 4);
+      }
+  });
+  std::memcpy(held, warp().out[current->lane], 4 * count);
+}
+inline void lq_fragment4(unsigned int* held, const void* row) { load_matrices(held, row, 4); }
+inline void lq_fragment2(unsigned int* held, const void* row) { load_matrices(held, row, 2); }
+
+// mma.m16n8k256 of one-bit factors, and.popc. With g = lane / 4 and t = lane % 4, a thread holds of A (16 rows of 256
+// bits) words t and 4 + t of rows g and g + 8: (g, t), (g + 8, t), (g, 4 + t), (g + 8, 4 + t); of B (8 columns) words t
+// and 4 + t of column g; of C rows g, g, g + 8, g + 8 of columns 2 t, 2 t + 1, 2 t, 2 t + 1.
+inline void lq_b1mma(int* sums, const unsigned int* codes, const unsigned int* weights) {
+  using namespace emulation;
+  std::memcpy(warp().in[current->lane], codes, 16);
+  std::memcpy(warp().in[current->lane] + 4, weights, 8);
+  warp_meets("mma.b1", [] {
+    uint32_t a[16][8], b[8][8];
+    for (int lane = 0; lane < WARP; ++lane) {
+      const int g = lane / 4, t = lane % 4;
+      const uint32_t* in = warp().in[lane];
+      a[g][t] = in[0], a[g + 8][t] = in[1], a[g][t + 4] = in[2], a[g + 8][t + 4] = in[3];
+      b[g][t] = in[4], b[g][t + 4] = in[5];
+    }
+    for (int lane = 0; lane < WARP; ++lane)
+      for (int i = 0; i < 4; ++i) {
+        const int row = lane / 4 + i / 2 * 8, column = lane % 4 * 2 + i % 2;
+        uint32_t sum = 0;
+        for (int word = 0; word < 8; ++word) sum += __builtin_popcount(a[row][word] & b[column][word]);
+        warp().out[lane][i] = sum;
+      }
+  });
+  for (int i = 0; i < 4; ++i) sums[i] += warp().out[current->lane][i];
+}
+
+// In C++ 'alignas' cannot follow 'static', as it follows '__shared__' in CUDA C.
+#define alignas(bytes) __attribute__((aligned(bytes)))

@@ -78,6 +78,8 @@ def test_integer_bases_get_the_fastest_family(target: str, bits: int) -> None:
         costs["lut"] /= PAIR_GAINS[4 if group >= 4 else 2 if group >= 2 else 0]
     if target in TILE_ROWS:
         costs["dot8"], costs["planes"] = (costs[name] * TILE_ROWS[target] / 9 for name in ("dot8", "planes"))
+    if "b1mma" in costs:
+        costs["b1mma"] *= 32 / 9 * 256 / 4  # 9 pixels of 4 channels
     best, other = sorted(costs, key=lambda name: (costs[name], name))[:2]
     ratio = costs[other] / costs[best]
     assert (choice.family, choice.reason) == (best, f"cost table: {ratio:.1f} x {other} at {2 * bits} plane pairs")
