@@ -1,7 +1,5 @@
-import gzip
 import random
 
-import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -14,28 +12,3 @@ def seed():
     print(f"seed {value}")  # noqa: T201 - pytest shows it when the test fails
     torch.manual_seed(value)
     return value
-
-
-@pytest.fixture
-def write_idx():
-    """Writes an array as a gzip-compressed IDX file."""
-
-    def write(path, array):
-        header = b"\0\0\x08" + bytes([array.ndim]) + np.array(array.shape, ">i4").tobytes()
-        path.write_bytes(gzip.compress(header + array.tobytes()))
-
-    return write
-
-
-@pytest.fixture
-def write_part(write_idx):
-    """Writes random images and labels as one part of Fashion-MNIST, and returns them."""
-
-    def write(folder, prefix, count, rng):
-        images = rng.integers(0, 256, (count, 28, 28), dtype=np.uint8)
-        labels = rng.integers(0, 10, count, dtype=np.uint8)
-        write_idx(folder / f"{prefix}-images-idx3-ubyte.gz", images)
-        write_idx(folder / f"{prefix}-labels-idx1-ubyte.gz", labels)
-        return images, labels
-
-    return write
