@@ -22,7 +22,7 @@ from lqcompile.training.evaluation import estimate_statistics
 
 BATCH = 128
 
-RATES = {FLOAT: 0.03, "lq": 0.03, "lsq": 0.03, "dorefa-pact": 0.03}
+RATES = {FLOAT: 0.01, "lq": 0.01, "lsq": 0.03, "dorefa-pact": 0.03}
 """Highest learning rate of each method: the best of those that ``--sweep`` tries."""
 
 TWIN_RATE = 0.1
