@@ -1,48 +1,30 @@
-"""The networks of the paper: their shapes, and each from torch to a verified artifact on small images."""
+"""The networks of the paper: their shapes and options."""
 
-import random
-
-import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 
 from torch import nn  # noqa: E402
 
-from lqcompile import cpu, models  # noqa: E402
-from lqcompile.build import build  # noqa: E402
+from lqcompile import models  # noqa: E402
 from lqcompile.errors import QuantizationError  # noqa: E402
-from lqcompile.nn import Int8Conv2d, Int8Linear, LQConv2d, LQLinear, calibrate, export  # noqa: E402
-from lqcompile.runtime import load  # noqa: E402
-from lqcompile.verify import verify  # noqa: E402
-
-TARGET = "x86-avx2"
+from lqcompile.models.branches import BranchEnd  # noqa: E402
+from lqcompile.nn import Int8Conv2d, Int8Linear, LQConv2d, LQLinear  # noqa: E402
+from lqcompile.nn.quantizer import LQActivation  # noqa: E402
 
 WEIGHTS = {
     "alexnet": 62_376_968,
+    "densenet121": 7_895_208,
+    "googlenet_variant": 12_250_792,
     "resnet18": 11_679_912,
     "resnet20": 270_906,
     "resnet34": 21_780_648,
     "resnet50": 25_503_912,
     "vgg_small": 4_656_522,
+    "vgg_variant": 138_033_928,
 }
-"""Weights of the layers by the definition; of the ImageNet ResNets, torchvision's total without batch normalization."""
-
-SIZES = {"alexnet": 64, "resnet18": 40, "resnet20": 12, "resnet34": 32, "resnet50": 32, "vgg_small": 16}
-"""Small images, some of them odd on the way, so that the tests stay short."""
-
-
-@pytest.fixture
-def seed():
-    """A fresh seed, printed so that a failure can be repeated."""
-    value = random.randrange(1 << 31)  # noqa: S311 - test data
-    print(f"seed {value}")  # noqa: T201 - pytest shows it when the test fails
-    return value
-
-
-runs = pytest.mark.skipif(
-    cpu.machine() != "x86_64" or "avx2" not in cpu.cpu_features(), reason=f"this CPU does not run {TARGET}"
-)
+"""Weights of the layers by the definition, from the tables in the authors' code; of the ImageNet ResNets and of
+DenseNet-121, torchvision's total without batch normalization."""
 
 
 def test_names_are_those_of_the_table():
@@ -84,6 +66,26 @@ def test_blocks_of_a_group_share_the_sum_and_the_first_shares_its_activation():
     torch.testing.assert_close(zeroed(x), x)  # the shortcut is the sum itself, not its ReLU
 
 
+@pytest.mark.parametrize(("name", "quantized"), [("googlenet_variant", 1 + 3 * 8), ("densenet121", 58)])
+def test_branches_are_quantized_once_as_in_the_paper(name, quantized):
+    reading = models.create(name, act_bits=3, width=0.1)
+    assert not [module for module in reading.modules() if isinstance(module, LQActivation) and module.bits != 3]
+    assert len([module for module in reading.modules() if isinstance(module, BranchEnd)]) == quantized
+    branching = models.create(name, act_bits=3, width=0.1, branch_quantizers=True)
+    owned = {id(layer.act_quantizer) for layer in branching.modules() if isinstance(layer, LQConv2d)}
+    alone = [module for module in branching.modules() if isinstance(module, LQActivation) and id(module) not in owned]
+    assert len(alone) == quantized
+    assert len({id(quantizer.basis) for quantizer in alone}) == quantized  # each learns its own
+    assert all(quantizer.bits == 3 and quantizer.integer_required for quantizer in alone)
+    assert all(isinstance(layer.act_quantizer, nn.Identity) for layer in branching.readers())
+    assert not any(isinstance(module, BranchEnd) for module in branching.modules())
+
+
+def test_float_twin_of_branches_passes_them_on():
+    model = models.create("googlenet_variant", weight_bits=None, branch_quantizers=True, width=0.1)
+    assert not any(isinstance(module, LQActivation) for module in model.modules())
+
+
 def test_edges_can_stay_in_float_and_activations_too():
     model = models.create("vgg_small", act_bits=None, edge_bits=None, basis="float")
     layers = [module for module in model.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
@@ -107,6 +109,11 @@ def test_edges_can_stay_in_float_and_activations_too():
             {"float_shortcut": True},
             r"network 'vgg_small': found float_shortcut=True, expected",
         ),
+        (
+            "vgg_variant",
+            {"branch_quantizers": True},
+            r"network 'vgg_variant': found branch_quantizers=True, expected a network that concatenates",
+        ),
         ("resnet20", {"weight_bits": 9}, r"layer 'groups.0.branch.0': weight_bits: found 9, expected 1 to 4"),
     ],
 )
@@ -115,52 +122,7 @@ def test_refused(name, options, message):
         models.create(name, **options)
 
 
-def verified(tmp_path, name, seed, **options):
-    """Build report and verification report of a network calibrated on random images, from fresh random weights."""
-    torch.manual_seed(seed)
-    torch.set_num_threads(1)  # more would wait for one another where other tests run beside this one
-    size = options.pop("image_size", SIZES[name])
-    model = models.create(name, image_size=size, classes=7, width=0.25, **options)
-    images = torch.randn(4, 3, size, size)
-    calibrate(model, [images], max_passes=1)
-    export(model.eval(), images[:1], tmp_path / "model.onnx")
-    report = build(tmp_path / "model.onnx", target=TARGET, output=tmp_path / "model.tar")
-    compiled = load(tmp_path / "model.tar")
-    samples = np.random.default_rng(seed).normal(size=(3, 3, size, size)).astype(np.float32)
-    return report, verify(tmp_path / "model.onnx", compiled, {compiled.inputs[0].name: samples}).to_json()
-
-
 def test_width():
     model = models.create("resnet50", weight_bits=None, width=0.5)
     assert model.stem[0].out_channels == 32
     assert model.classifier.in_features == 1024
-
-
-BITS = {"alexnet": (2, 2), "resnet18": (1, 2), "resnet20": (3, 3), "resnet34": (2, 2), "resnet50": (1, 1)}
-
-
-@runs
-@pytest.mark.parametrize("name", models.names())
-def test_network_from_torch_to_a_verified_artifact(tmp_path, name, seed):
-    weight_bits, act_bits = BITS.get(name, (2, 2))
-    report, verification = verified(tmp_path, name, seed, weight_bits=weight_bits, act_bits=act_bits)
-    assert verification["passed"]
-    forced, free = verification["forced"], verification["free"]
-    assert forced["integers"] > 0
-    assert (forced["integer_mismatches"], forced["mismatches"], free["output_mismatches"]) == (0, 0, 0)
-    kernels = {layer["kernel"] for layer in report.layers}
-    assert "float" not in kernels
-    assert [layer["weight_bits"] for layer in report.layers[:: len(report.layers) - 1]] == [8, 8]
-
-
-@runs
-@pytest.mark.parametrize("act_bits", [None, 2])
-def test_weight_only_network_and_float_shortcut(tmp_path, act_bits, seed):
-    if act_bits is None:
-        report, verification = verified(tmp_path, "resnet20", seed, weight_bits=2, act_bits=None)
-    else:
-        report, verification = verified(tmp_path, "resnet50", seed, weight_bits=2, act_bits=2, float_shortcut=True)
-    assert verification["passed"]
-    floats = [layer for layer in report.layers if layer["act_bits"] == 32]
-    assert len(floats) == (20 if act_bits is None else 1)
-    assert all(layer["weight_bits"] == 2 for layer in floats)

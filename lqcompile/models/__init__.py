@@ -16,8 +16,11 @@ from torch import nn
 
 from lqcompile.errors import QuantizationError
 from lqcompile.models.alexnet import AlexNet
+from lqcompile.models.branches import Branching, quantize_branches
+from lqcompile.models.densenet import densenet121
+from lqcompile.models.googlenet import GoogLeNetVariant
 from lqcompile.models.resnet import Block, ResNet, resnet18, resnet20, resnet34, resnet50
-from lqcompile.models.vgg import VGGSmall
+from lqcompile.models.vgg import VGGSmall, VGGVariant
 from lqcompile.nn.convert import quantize
 
 
@@ -40,11 +43,14 @@ class Network:
 
 NETWORKS = {
     "alexnet": Network(make=AlexNet, classes=1000, image_size=224, least=64),
+    "densenet121": Network(make=densenet121, classes=1000, image_size=224, least=32),
+    "googlenet_variant": Network(make=GoogLeNetVariant, classes=1000, image_size=224, least=32),
     "resnet18": Network(make=resnet18, classes=1000, image_size=224, least=32),
     "resnet20": Network(make=resnet20, classes=10, image_size=32, least=8),
     "resnet34": Network(make=resnet34, classes=1000, image_size=224, least=32),
     "resnet50": Network(make=resnet50, classes=1000, image_size=224, least=32),
     "vgg_small": Network(make=VGGSmall, classes=10, image_size=32, least=8),
+    "vgg_variant": Network(make=VGGVariant, classes=1000, image_size=224, least=32),
 }
 
 
@@ -65,6 +71,7 @@ def create(
     image_size: int | None = None,
     width: float = 1.0,
     float_shortcut: bool = False,
+    branch_quantizers: bool = False,
 ) -> nn.Module:
     """A network with fresh weights, quantized and ready to train or to calibrate.
 
@@ -81,13 +88,15 @@ def create(
         image_size: rows and columns of the image; None for those of the data set of the paper.
         width: factor on the channels of every hidden layer, rounded to multiples of 8.
         float_shortcut: resnet50 projects its first shortcut from float activations, as the authors' code does.
+        branch_quantizers: densenet121 and googlenet_variant quantize before they concatenate, as the authors' code
+            does, and not in the layers that read: branches then have different bases, and layers read several of them.
 
     Returns:
         The network, in training mode.
 
     Raises:
         QuantizationError: no network has this name, the image is too small for it, `width` is not positive,
-            `float_shortcut` is asked of another network, or `quantize` refuses the bits.
+            `float_shortcut` or `branch_quantizers` is asked of another network, or `quantize` refuses the bits.
     """
     network = NETWORKS.get(name.replace("-", "_"))
     if network is None:
@@ -105,6 +114,18 @@ def create(
     quantize(model, weight_bits, act_bits, edge_bits=edge_bits, basis=basis)
     if float_shortcut:
         _first_projection(name, model).act_quantizer = nn.Identity()
+    if branch_quantizers:
+        quantize_branches(model, _branching(name, model).readers())
+    return model
+
+
+def _branching(name: str, model: nn.Module) -> Branching:
+    """The network as one that concatenates."""
+    if not isinstance(model, Branching):
+        raise QuantizationError(
+            f"network {name!r}: found branch_quantizers=True, expected a network that concatenates, as "
+            "googlenet_variant; leave branch_quantizers out"
+        )
     return model
 
 
