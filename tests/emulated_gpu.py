@@ -8,7 +8,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -82,8 +82,13 @@ class Driver:
         return int(self._library.fake_memory())
 
 
-def load_plan(plan: Plan, target: Target, families: Mapping[str, str] | None = None) -> CudaModel:
-    """A plan, compiled for a target and loaded on the emulated GPU; the driver must be the emulated one."""
+def load_plan(
+    plan: Plan,
+    target: Target,
+    families: Mapping[str, str] | None = None,
+    compiler: Callable[[str], DeviceCode] = compile_emulated,
+) -> CudaModel:
+    """A plan, compiled for a target and loaded: on the emulated GPU if the driver is the emulated one."""
     program = lower(plan, target, families=families)
     launches = make_launches(program)
     manifest = {
@@ -92,7 +97,7 @@ def load_plan(plan: Plan, target: Target, families: Mapping[str, str] | None = N
     }
     variant = _variant(plan, program, launches, target, "", "")
     sizes = [[tensor.size for tensor in group] for group in (program.inputs, program.outputs)]
-    code = compile_emulated(cuda_source(launches.module, target)).data
+    code = compiler(cuda_source(launches.module, target)).data
     engine = Engine(variant, (sizes[0], sizes[1]), code, launches.parameters, Gpu(), "plan")
     model = CudaModel(manifest, variant, engine, launches.parameters)
     model._arena[:] = np.random.default_rng(0).integers(0, 256, model._arena.size)

@@ -1,0 +1,114 @@
+"""Networks that kernels for GPUs are tested with, emulated (tests/cuda) and on a GPU (tests/on_gpu)."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from plans import random_affine, random_geometry, random_low_bit, random_quantizer, small_network
+
+from lqcompile.graph.plan import Contraction, Geometry, MaxPool, Plan
+from lqcompile.lowering.choose import serving
+
+sys.path.append(str(Path(__file__).parent / "schedules"))
+from test_join import joined_codes
+from test_operators import Sampled, every_family, tails
+
+SQUARE = MaxPool(kernel=(2, 2), strides=(2, 2), pads=(0, 0, 0, 0))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Case:
+    """A network, samples for it, the kernel families of some of its regions, and what float32 may differ."""
+
+    plan: Plan
+    x: np.ndarray
+    families: Mapping[str, str] = field(default_factory=dict)
+    tolerance: float = 0.0
+
+
+def families_case(target: str, *, channels: int, seed: int) -> Case:
+    """Every family on random shapes, strides, padding, dilation and groups."""
+    plan, families, x = every_family(np.random.default_rng([seed, channels]), channels, target)
+    for region in plan.regions:
+        if isinstance(region.operation, Contraction):
+            offered = serving(region.operation, plan.values[region.inputs[0]].quantizer, target)
+            if families[region.name] not in offered:  # more pairs of planes than tensor cores have registers for
+                families[region.name] = "popcount"
+    return Case(plan=plan, x=x, families=families)
+
+
+def tails_case(target: str, *, seed: int) -> Case:
+    """What can follow a contraction; some of them on CUDA cores."""
+    plan, x = tails(np.random.default_rng(seed))
+    contractions = [region.name for region in plan.regions if isinstance(region.operation, Contraction)]
+    exact = [name for name in contractions if name != contractions[-1]]
+    return Case(plan=plan, x=x, families=dict.fromkeys(exact[seed % 2 :: 2], "popcount"))
+
+
+def tiles_case(target: str, *, seed: int) -> Case:
+    """Each size of tile; words that are copied by 16, 8 and 4 bytes; a depth that ends within a step; pooling."""
+    rng = np.random.default_rng(seed)
+    ends, families = [], {}
+    builder = Sampled(rng, (128, 6, 7))
+    for bits, outputs, integer, channels, stages in (
+        ((2, 2), 64, True, 128, ()),
+        ((1, 1), 100, False, 70, (SQUARE,)),
+        ((3, 2), 33, False, 60, ()),
+    ):
+        codes = builder.quantized_input(random_quantizer(rng, bits[1], integer=integer, offset=True))
+        if channels < 128:
+            narrow = random_low_bit(rng, (channels, 128, 1, 1), 1, integer=integer)
+            coder = random_quantizer(rng, bits[1], integer=integer, offset=True)
+            codes = builder.contract(codes, narrow, Geometry(), (), ((coder, False, ()),))[0]
+        geometry = Geometry(kernel=(3, 3), pads=(1, 1, 1, 1), strides=(2, 1) if bits[0] == 3 else (1, 1))
+        weights = random_low_bit(rng, (outputs, channels, 3, 3), bits[0], integer=integer, offset=True)
+        own = (random_affine(rng, outputs, 0.2), *stages)
+        ends += builder.contract(codes, weights, geometry, own, ((random_quantizer(rng, 2), False, ()),))
+        families[builder.regions[-1].name] = "b1mma"
+    return Case(plan=builder.finish(*ends), x=builder.held["x"], families=families)
+
+
+def network_case(target: str, *, integer: bool, seed: int) -> Case:
+    """A residual network with every kind of region; its first and last layers on bytes, or in float32."""
+    rng = np.random.default_rng(seed)
+    plan = small_network(rng, integer=integer, edges="int8" if integer else "float")
+    return Case(plan=plan, x=rng.normal(size=(3, *plan.inputs[0].shape)).astype(np.float32), tolerance=1e-4)
+
+
+def joined_case(target: str, *, seed: int) -> Case:
+    """Codes that are joined as they are packed."""
+    rng = np.random.default_rng(seed)
+    plan, families = joined_codes(rng)
+    return Case(plan=plan, x=rng.normal(size=(2, *plan.inputs[0].shape)).astype(np.float32), families=families)
+
+
+def unusual_case(target: str, *, seed: int) -> Case:
+    """Weight-only layers on packed weights, and depthwise ones."""
+    rng = np.random.default_rng(seed)
+    builder = Sampled(rng, (40, 5, 6))
+    falling = (random_affine(rng, 20, 0.1), SQUARE)
+    ends = builder.contract(
+        builder.input, random_low_bit(rng, (20, 40, 1, 1), 3, offset=True), Geometry(), falling, ((None, False, ()),)
+    )
+    codes = builder.quantized_input(random_quantizer(rng, 2, integer=True))
+    geometry = random_geometry(rng, 40)
+    ends += builder.contract(codes, random_low_bit(rng, (40, 1, *geometry.kernel), 2, integer=True), geometry)
+    return Case(plan=builder.finish(*ends), x=builder.held["x"], tolerance=1e-4)
+
+
+CASES: dict[str, Callable[[str], Case]] = {
+    "families of 33 channels": partial(families_case, channels=33, seed=7),
+    "families of 70 channels": partial(families_case, channels=70, seed=7),
+    "tails": partial(tails_case, seed=5),
+    "tiles of tensor cores": partial(tiles_case, seed=2),
+    "network of integers": partial(network_case, integer=True, seed=5),
+    "network of real bases": partial(network_case, integer=False, seed=5),
+    "joined codes": partial(joined_case, seed=1),
+    "weight-only and depthwise": partial(unusual_case, seed=3),
+}
+"""By name, for the name of a target."""
