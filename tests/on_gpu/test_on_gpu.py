@@ -59,4 +59,4 @@ def test_the_trained_model_is_equal_to_its_onnx_file(gpu: Gpu, target: str, caps
         target_of(gpu, target)
     model, samples = DATA / "fashion_mnist_w2a2.onnx", DATA / "fashion_mnist_test.npz"
     assert main(["verify", str(model), "--target", target, "--samples", str(samples), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["ok"] is True
+    assert json.loads(capsys.readouterr().out)["passed"] is True
