@@ -12,16 +12,19 @@ BASE = .venv-demo
 FULL = .venv
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench lint system board clean
+.PHONY: help demo test test-gpu bench lint system board clean
 
 help: ## show this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 16
 
 demo: $(BASE)/.ready ## build, verify and time the shipped model on real images
 	@$(BASE)/bin/lqcompile demo
 
 test: $(FULL)/.ready system board lint ## lint, types and all tests
 	OMP_NUM_THREADS=1 $(FULL)/bin/python -m pytest -n 2 --dist worksteal -q
+
+test-gpu: $(FULL)/.ready ## the kernels for NVIDIA GPUs, on the GPU of this machine (docs/cuda.md)
+	LQCOMPILE_TEST_GPU=1 $(FULL)/bin/python -m pytest -q tests/on_gpu
 
 bench: $(FULL)/.ready system ## every speed claim of the README
 	@failed=; for file in benchmarks/*.py; do echo "== $$file"; $(FULL)/bin/python "$$file" || failed="$$failed $$file"; done; \
@@ -50,5 +53,5 @@ $(BASE)/.ready: $(SOURCES)
 $(FULL)/.ready: $(SOURCES)
 	@echo "Setting up $(FULL) (a few minutes, once) ..."
 	@$(PYTHON) -m venv $(FULL)
-	@$(call PIP_INSTALL,$(FULL)) --editable '.[train,tune,bench,dev]'
+	@$(call PIP_INSTALL,$(FULL)) --editable '.[train,tune,bench,cuda,dev]'
 	@touch $@
