@@ -82,5 +82,5 @@ def test_no_other_step_is_much_better_than_the_best(seed, low, high, shift):
         return float((quantize_uniform(row, step, low, high, shift, inner=True) - row).square().sum())
 
     for row, step in zip(rows, best, strict=True):
-        least = min(error(other, row) for other in torch.linspace(0.02, 4, 3000))
+        least = min(error(other, row) for other in torch.linspace(0.02, 4, 800))
         assert error(step, row) <= 1.001 * least
