@@ -90,6 +90,34 @@ def test_tables():
     assert "| conv1 | lut | 100 | 2.0 | 20 | 50% |" in layers
 
 
+@pytest.mark.skipif(importlib.util.find_spec("matplotlib") is None, reason="plots are made with matplotlib")
+def test_a_matrix_goes_on_behind_what_was_measured(tmp_path):
+    """Both networks were: only the report is left to make."""
+    cache, page = tmp_path / "cache", tmp_path / "page.md"
+    page.write_text(f"{tables.BEGIN}\n{tables.END}\n", encoding="utf-8")
+    for network in ("alexnet", "resnet20"):
+        kept = cache / "results" / f"{network}-avx2.json"
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        kept.write_text(json.dumps([result(network), result(network, threads=2)]), encoding="utf-8")
+    options = ["--matrix", "--networks", "alexnet", "resnet20", "--isa", "avx2", "--resume", "--cache", cache]
+    done = subprocess.run(
+        [sys.executable, SCRIPT, *options, "--write", page, "--json"], capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, done.stderr
+    assert [(item["network"], item["threads"]) for item in json.loads(done.stdout)] == [
+        ("alexnet", 1),
+        ("alexnet", 2),
+        ("resnet20", 1),
+        ("resnet20", 2),
+    ]
+    text = page.read_text(encoding="utf-8")
+    assert "| resnet20 | W2A2 | 2.00 | 5.00 (2.50) | 3.5 |" in text
+    assert "alexnet W2A2, batch 1, threads: 1, both sides held to avx2; Some CPU: layer by layer" in text
+    for threads in (1, 2):
+        assert f"(figures/networks-avx2-{threads}.svg)" in text
+        assert (tmp_path / "figures" / f"networks-avx2-{threads}.svg").exists()
+
+
 def test_text_goes_between_the_marks(tmp_path):
     page = tmp_path / "page.md"
     page.write_text(f"before\n{tables.BEGIN}\nold\n{tables.END}\nafter\n", encoding="utf-8")

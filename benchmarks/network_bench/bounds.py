@@ -12,20 +12,8 @@ import tvm
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
-MACS_PER_CYCLE = {
-    "x86-avx2": {"float": 16, "packed": 16, "dot8": 64, "popcount": 128, "lut": 256},
-    "x86-avx-vnni": {"float": 16, "packed": 16, "dot8": 64, "popcount": 128, "lut": 256},
-    "x86-avx512": {"float": 32, "packed": 32, "dot8": 128, "popcount": 282, "lut": 256},
-    "x86-avx512-vnni": {"float": 32, "packed": 32, "dot8": 128, "popcount": 282, "lut": 256},
-    "x86-avx512-vpopcntdq": {"float": 32, "packed": 32, "dot8": 128, "popcount": 341, "lut": 256},
-    "x86-amx": {"float": 32, "packed": 32, "dot8": 1024, "planes": 1024, "popcount": 341, "lut": 256},
-}
-"""Of one core; of one plane pair for popcount and lut.
-
-Two multiplies a cycle: VFMADD 8 (16) per instruction, VPMADDUBSW and VPDPBUSD 32 (64). AVX2 popcount is 8 instructions
-for 256 bits on four ports (Zen; Intel has three: 96); lut is a VPSHUFB for 128, two a cycle. AVX-512 popcount as in
-docs/performance.md; AMX is a TDPBUSD of 16,384 every 16 cycles.
-"""
+from lqcompile.profiling.bounds import passes_of
+from lqcompile.target import find
 
 CYCLES_PER_STEP = 4
 """A multiplication (3) and an addition (1) that wait for one another, on every x86 since 2008."""
@@ -59,20 +47,23 @@ def measure_machine() -> Machine:
     return Machine(clock_hz=clock, bytes_per_s=bandwidth, cache_bytes=_last_cache_bytes())
 
 
-def bound_us(layer: dict[str, Any], macs: int, weight_bytes: int, target: str, machine: Machine, threads: int) -> float:
-    """Least time of a contraction in microseconds.
+def bound_us(
+    layer: dict[str, Any], macs: int, weight_bytes: int, target: str, machine: Machine, threads: int
+) -> float | None:
+    """Least time of a contraction in microseconds; None where the target has no peak for its inner loop.
 
     Args:
-        layer: manifest entry: kernel, weight_bits, act_bits.
+        layer: manifest entry.
         macs: multiply-accumulates.
         weight_bytes: packed weights.
         target: name of the target.
         machine: clock and bandwidth.
         threads: cores that share the work (but not the bandwidth).
     """
-    kernel = layer["kernel"]
-    pairs = layer["weight_bits"] * layer["act_bits"] if kernel in ("popcount", "lut", "planes") else 1
-    arithmetic = macs * pairs / (MACS_PER_CYCLE[target][kernel] * machine.clock_hz * threads)
+    peak = find(target).peaks.get(layer["loop"])
+    if peak is None:
+        return None
+    arithmetic = macs * passes_of(layer) / (peak * machine.clock_hz * threads)
     memory = weight_bytes / machine.bytes_per_s if weight_bytes > machine.cache_bytes else 0.0
     return 1e6 * max(arithmetic, memory)
 

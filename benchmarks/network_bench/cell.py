@@ -1,4 +1,4 @@
-"""One network at one bit width: everybody's time in one interleaved run, and our time layer by layer."""
+"""A network with some numbers of bits: everybody's time in one interleaved run, and our time layer by layer."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from lqcompile.graph.fuse import make_plan
 from lqcompile.graph.statistics import layer_statistics
 from lqcompile.openvino_peer import OpenVinoModel
 from lqcompile.peers import FP32
-from lqcompile.runtime import CompiledModel, load
+from lqcompile.runtime import CompiledModel, load, set_threads
 from lqcompile.target import expand, find
 from lqcompile.timing import measure
-from network_bench.bounds import bound_us, measure_machine
+from network_bench.bounds import Machine, bound_us, measure_machine
 from network_bench.memory import peak_mb
 from network_bench.models import model_file
 
@@ -34,26 +34,24 @@ LAYER_SHARE = 0.25
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cell:
-    """What to measure.
+class Task:
+    """What to measure: a network with some numbers of bits and of threads.
 
     Args:
         network: one of `lqcompile.models.names`.
-        weight_bits: 1 to 4.
-        act_bits: 1 to 4, or 32 for float activations.
+        bits: (weights, activations): 1 to 4, activations also 32 for float32.
         threads: of every side.
         isa: instruction set that both sides are held to, None for the best.
         image_size: rows and columns, None for those of the paper.
         peers: of `lqcompile.peers.ALL_PEERS`.
-        seconds: about as long is timed.
+        seconds: about as long each number of threads is timed.
         memory: also measure peak memory.
         select: how kernels are chosen, as ``lqcompile build --select`` takes it.
     """
 
     network: str
-    weight_bits: int
-    act_bits: int
-    threads: int
+    bits: Sequence[tuple[int, int]]
+    threads: Sequence[int]
     isa: str | None
     image_size: int | None
     peers: Sequence[str]
@@ -62,58 +60,118 @@ class Cell:
     select: str
 
 
-def run_cell(cell: Cell, cache: Path, tell: Callable[[str], None]) -> dict[str, Any]:
-    """Build and time; the keys of the result are stable."""
-    name = f"{cell.network}_w{cell.weight_bits}a{cell.act_bits}"
-    folder = cache / (name if cell.image_size is None else f"{name}_{cell.image_size}")
-    tell(f"{name}: making the model")
-    model = model_file(cell.network, cell.weight_bits, cell.act_bits, cell.image_size, folder)
-    target = TARGETS[cell.isa] if cell.isa else best_target()
-    tell(f"{name}: building for {target}")
-    report = build(model, target=target, output=folder / "model.tar", select=cell.select)
-    compiled = load(folder / "model.tar", threads=cell.threads)
-    port = compiled.inputs[0]
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Built:
+    """A network with some number of bits, ready to run.
+
+    Args:
+        bits: of weights and activations.
+        folder: of its files.
+        model: ONNX file.
+        report: of the build.
+        compiled: what runs.
+    """
+
+    bits: tuple[int, int]
+    folder: Path
+    model: Path
+    report: Any
+    compiled: CompiledModel
+
+    @property
+    def name(self) -> str:
+        """Such as ``lqcompile w2a2``."""
+        return f"lqcompile w{self.bits[0]}a{self.bits[1]}"
+
+
+def run_task(task: Task, cache: Path, tell: Callable[[str], None]) -> list[dict[str, Any]]:
+    """Build and time; one result for each number of threads and of bits, whose keys are stable.
+
+    All numbers of bits and all peers are timed interleaved. The peers run the float twin of the first: what weights
+    hold does not change their time.
+    """
+    target = TARGETS[task.isa] if task.isa else best_target()
+    models = make_models(task, cache, tell)
+    built = [_build(task, bits, model, target, tell) for bits, model in zip(task.bits, models, strict=True)]
+    machine = measure_machine()
+    results = []
+    for threads in task.threads:
+        results += _timed(task, threads, target, built, machine, tell)
+    if task.memory and FP32 in task.peers:
+        for result, item in zip(results, built, strict=False):
+            result["peak_mb"] = {
+                "lqcompile": peak_mb("lqcompile", item.folder / "model.tar"),
+                FP32: peak_mb("onnxruntime", built[0].folder / "float_twin.onnx"),
+            }
+    return results
+
+
+def make_models(task: Task, cache: Path, tell: Callable[[str], None]) -> list[Path]:
+    """The ONNX files of a task, made unless the cache has them."""
+    models = []
+    for bits in task.bits:
+        name = f"{task.network}_w{bits[0]}a{bits[1]}"
+        tell(f"{name}: making the model, unless it is there")
+        folder = cache / (name if task.image_size is None else f"{name}_{task.image_size}")
+        models.append(model_file(task.network, *bits, task.image_size, folder))
+    return models
+
+
+def _build(task: Task, bits: tuple[int, int], model: Path, target: str, tell: Callable[[str], None]) -> Built:
+    folder = model.parent
+    tell(f"{folder.name}: building for {target}")
+    report = build(model, target=target, output=folder / "model.tar", select=task.select)
+    return Built(bits=bits, folder=folder, model=model, report=report, compiled=load(folder / "model.tar"))
+
+
+def _timed(
+    task: Task, threads: int, target: str, built: Sequence[Built], machine: Machine, tell: Callable[[str], None]
+) -> list[dict[str, Any]]:
+    """Results with a number of threads."""
+    set_threads(threads)
+    name = f"{task.network}, threads: {threads}"
+    port = built[0].compiled.inputs[0]
     images = np.random.default_rng(0).normal(size=(16, *port.shape)).astype(np.float32)
-    tell(f"{name}: preparing {', '.join(cell.peers)}")
+    tell(f"{name}: preparing {', '.join(task.peers)}")
     peers = open_peers(
-        cell.peers,
-        model=model,
+        task.peers,
+        model=built[0].model,
         float_model=None,
-        folder=folder,
+        folder=built[0].folder,
         calibration={port.name: images},
-        threads=cell.threads,
+        threads=threads,
     )
     feeds = {port.name: images[:1]}
-    runners = {"lqcompile": functools.partial(compiled.run, feeds)}
+    runners = {item.name: functools.partial(item.compiled.run, feeds) for item in built}
     runners |= {peer.name: functools.partial(peer.run, feeds) for peer in peers}
-    rounds = _rounds(list(runners.values()), cell.seconds * (1 - LAYER_SHARE))
+    rounds = _rounds(list(runners.values()), task.seconds * (1 - LAYER_SHARE))
     tell(f"{name}: timing, {rounds} rounds")
     times = {key: timing.median_ms for key, timing in measure(runners, rounds).items()}
-    result: dict[str, Any] = {
-        "network": cell.network,
-        "weight_bits": cell.weight_bits,
-        "act_bits": cell.act_bits,
-        "threads": cell.threads,
-        "isa": cell.isa,
-        "target": target,
-        "cpu": cpu.cpu_name(),
-        "weights": "random, calibrated on random images",
-        "rounds": rounds,
-        "build_s": round(report.seconds, 1),
-        "artifact_bytes": report.artifact_bytes,
-        "median_ms": times,
-        "ratio": {key: value / times["lqcompile"] for key, value in times.items() if key != "lqcompile"},
-        "openvino_precisions": {
-            peer.name: peer.call.precisions() for peer in peers if isinstance(peer.call, OpenVinoModel)
-        },
-        "layers": layer_times(compiled, feeds, model, target, cell),
-    }
-    if cell.memory and FP32 in cell.peers:
-        result["peak_mb"] = {
-            "lqcompile": peak_mb("lqcompile", folder / "model.tar"),
-            FP32: peak_mb("onnxruntime", folder / "float_twin.onnx"),
-        }
-    return result
+    results = []
+    for item in built:
+        own = times[item.name]
+        results.append(
+            {
+                "network": task.network,
+                "weight_bits": item.bits[0],
+                "act_bits": item.bits[1],
+                "threads": threads,
+                "isa": task.isa,
+                "target": target,
+                "cpu": cpu.cpu_name(),
+                "weights": "random, calibrated on random images",
+                "rounds": rounds,
+                "build_s": round(item.report.seconds, 1),
+                "artifact_bytes": item.report.artifact_bytes,
+                "median_ms": {"lqcompile": own, **{peer.name: times[peer.name] for peer in peers}},
+                "ratio": {peer.name: times[peer.name] / own for peer in peers},
+                "openvino_precisions": {
+                    peer.name: peer.call.precisions() for peer in peers if isinstance(peer.call, OpenVinoModel)
+                },
+                "layers": layer_times(item, feeds, target, threads, machine, task.seconds * LAYER_SHARE / len(built)),
+            }
+        )
+    return results
 
 
 def best_target() -> str:
@@ -124,18 +182,18 @@ def best_target() -> str:
 
 
 def layer_times(
-    compiled: CompiledModel, feeds: dict[str, Any], model: Path, target: str, cell: Cell
+    item: Built, feeds: dict[str, Any], target: str, threads: int, machine: Machine, seconds: float
 ) -> list[dict[str, Any]]:
     """Best time of every region, each on what the one before left behind, beside the least that it could take.
 
     The best of many, for both: a region is short enough to fall between the turns of other programs, a run is not.
     """
-    machine = measure_machine()
-    facts = {layer.name: layer for layer in layer_statistics(make_plan(load_checked(model)))}
+    compiled = item.compiled
+    facts = {layer.name: layer for layer in layer_statistics(make_plan(load_checked(item.model)))}
     entries = {entry["name"]: entry for entry in compiled.variant["layers"]}
     compiled.run(feeds)
     runners = compiled.layer_runners(feeds)
-    rounds = _rounds(list(runners.values()), cell.seconds * LAYER_SHARE)
+    rounds = _rounds(list(runners.values()), seconds)
     readings: dict[str, list[float]] = {name: [] for name in runners}
     for _ in range(rounds):
         for name, run in runners.items():
@@ -143,11 +201,11 @@ def layer_times(
             run()
             readings[name].append(time.perf_counter() - start)
     table = []
-    for name, seconds in readings.items():
-        row: dict[str, Any] = {"name": name, "us": 1e6 * min(seconds)}
+    for name, times in readings.items():
+        row: dict[str, Any] = {"name": name, "us": 1e6 * min(times)}
         if name in entries:
             entry, fact = entries[name], facts[name]
-            bound = bound_us(entry, fact.macs, fact.packed_parameter_bytes, target, machine, cell.threads)
+            bound = bound_us(entry, fact.macs, fact.packed_parameter_bytes, target, machine, threads)
             row |= {
                 "op": entry["op"],
                 "kernel": entry["kernel"],
@@ -156,9 +214,9 @@ def layer_times(
                 "act_bits": entry["act_bits"],
                 "macs": fact.macs,
                 "gmac_per_s": fact.macs / row["us"] / 1e3,
-                "bound_us": bound,
-                "fraction_of_bound": bound / row["us"],
             }
+            if bound is not None:
+                row |= {"bound_us": bound, "fraction_of_bound": bound / row["us"]}
         table.append(row)
     return table
 

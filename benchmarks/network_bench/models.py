@@ -11,10 +11,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+from lqcompile.encoding import MAX_ACTIVATION_TOTAL, MAX_WEIGHT_TOTAL
+
 IMAGES = 2
 
-SNAP_LIMITS = (31, 63)
-"""Of bases with up to two bits: AVX2 then sums byte products in 16 bits (docs/performance.md, AVX2)."""
+SNAP_LIMITS = (31, 15)
+"""Of bases with up to two bits: AVX2 then adds four look-ups of levels in a byte (docs/performance.md, AVX2)."""
 
 
 def model_file(network: str, weight_bits: int, act_bits: int, image_size: int | None, folder: Path) -> Path:
@@ -27,13 +29,22 @@ def model_file(network: str, weight_bits: int, act_bits: int, image_size: int | 
         image_size: rows and columns; None for those of the paper.
         folder: where files are kept.
     """
-    path = folder / "model.onnx"
+    path = folder / "model_{}_{}.onnx".format(*_limits(weight_bits, act_bits))
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
         options = [] if image_size is None else [str(image_size)]
-        command = [sys.executable, __file__, network, str(weight_bits), str(act_bits), str(path), *options]
+        part = path.with_suffix(".part")
+        command = [sys.executable, __file__, network, str(weight_bits), str(act_bits), str(part), *options]
         subprocess.run(command, check=True)
+        part.replace(path)
     return path
+
+
+def _limits(weight_bits: int, act_bits: int) -> tuple[int, int]:
+    """What the integers of a basis add up to at most: of weights, of activations."""
+    if weight_bits <= 2 and act_bits in (1, 2, 32):
+        return SNAP_LIMITS
+    return MAX_WEIGHT_TOTAL, MAX_ACTIVATION_TOTAL
 
 
 def main(network: str, weight_bits: str, act_bits: str, path: str, image_size: str = "") -> None:
@@ -41,7 +52,6 @@ def main(network: str, weight_bits: str, act_bits: str, path: str, image_size: s
     import torch
 
     from lqcompile import models
-    from lqcompile.encoding import MAX_ACTIVATION_TOTAL, MAX_WEIGHT_TOTAL
     from lqcompile.nn import calibrate, export
 
     torch.manual_seed(0)
@@ -50,8 +60,7 @@ def main(network: str, weight_bits: str, act_bits: str, path: str, image_size: s
     size = int(image_size) if image_size else models.NETWORKS[network].image_size
     model = models.create(network, weight_bits=int(weight_bits), act_bits=bits, image_size=size)
     images = torch.randn(IMAGES, 3, size, size)
-    small = int(weight_bits) <= 2 and (bits or 1) <= 2
-    weight_limit, act_limit = SNAP_LIMITS if small else (MAX_WEIGHT_TOTAL, MAX_ACTIVATION_TOTAL)
+    weight_limit, act_limit = _limits(int(weight_bits), int(act_bits))
     calibrate(model, [images], max_passes=2, weight_limit=weight_limit, act_limit=act_limit)
     export(model.eval(), images[:1], path)
 

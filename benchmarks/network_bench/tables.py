@@ -27,6 +27,11 @@ def title(result: Result) -> str:
     return f"{result['network']} {bits(result)}, batch 1, threads: {result['threads']}{held}; {result['cpu']}"
 
 
+def share(row: Result) -> str:
+    """Of the bound, where there is one."""
+    return f"{row['fraction_of_bound']:.0%}" if "fraction_of_bound" in row else ""
+
+
 def show(result: Result, console: Console) -> None:
     """Print one result."""
     times = Table("", "ms", "times as long", title=title(result))
@@ -43,7 +48,7 @@ def show(result: Result, console: Console) -> None:
                 f"{row['us']:.0f}",
                 f"{row['macs'] / 1e6:.1f}",
                 f"{row['gmac_per_s']:.0f}",
-                f"{row['fraction_of_bound']:.0%}",
+                share(row),
             )
         else:
             layers.add_row(row["name"], "", "", f"{row['us']:.0f}", "", "", "")
@@ -92,7 +97,7 @@ def layer_markdown(result: Result) -> str:
     ]
     for row in result["layers"]:
         if "macs" in row:
-            rate = f"{row['macs'] / 1e6:.1f} | {row['gmac_per_s']:.0f} | {row['fraction_of_bound']:.0%}"
+            rate = f"{row['macs'] / 1e6:.1f} | {row['gmac_per_s']:.0f} | {share(row)}"
             text.append(f"| {row['name']} | {row['kernel']} | {row['us']:.0f} | {rate} |")
         else:
             text.append(f"| {row['name']} | | {row['us']:.0f} | | | |")
