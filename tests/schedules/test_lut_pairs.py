@@ -1,0 +1,137 @@
+"""Look-ups of two planes of codes at once, against the reference and at the limits of their bytes and sums."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from compiling import check_equal, compile_plan, missing
+from lqcompile.schedules import x86
+from lqcompile.schedules.problem import Tile
+from lqcompile.schedules.x86_lut import Lookup
+from lqcompile.schedules.x86_lut_pairs import LookupCounts, LookupLevels, levels_group, pair_lookup
+from plans import PlanBuilder, random_affine, random_geometry, random_low_bit, random_quantizer
+
+from lqcompile.encoding import activation_levels
+from lqcompile.graph.plan import Geometry, MaxPool
+from lqcompile.graph.specs import Quantizer
+from lqcompile.lowering.choose import Choice
+from lqcompile.target import find
+
+TARGET = find("x86-avx2")
+ISA = x86.machine(TARGET)
+
+BASES = {(1, 2): 8, (3, 5): 7, (15, 16): 2, (1, 2, 4): 8, (2, 3, 7, 8): 3}
+"""Integer bases of codes to the look-ups whose bytes are added."""
+
+needs_avx2 = pytest.mark.skipif(bool(missing(TARGET)), reason=f"this machine lacks {missing(TARGET)}")
+
+
+def integer_codes(rng: np.random.Generator, basis: tuple[int, ...]) -> Quantizer:
+    """Codes with a given integer basis."""
+    quantizer = random_quantizer(rng, len(basis), integer=True)
+    integers = np.array(basis, np.float32)
+    levels, codes = activation_levels(integers.astype(np.float64) * quantizer.scale, 0.0)
+    return replace(quantizer, basis=integers, levels=levels.astype(np.float32), codes=codes)
+
+
+def test_tables_hold_the_sums_of_levels_and_both_counts() -> None:
+    rng = np.random.default_rng(0)
+    first, second, weights = (rng.integers(0, 2, (500, 4)) for _ in range(3))
+    powers = np.array([1, 2, 4, 8])
+    row, entry = first @ powers + 16 * (second @ powers), weights @ powers
+    counts = pair_lookup(ISA, 2, (), 100).table().reshape(256, 16)[row, entry]
+    np.testing.assert_array_equal(counts & 15, (first * weights).sum(axis=1))
+    np.testing.assert_array_equal(counts >> 4, (second * weights).sum(axis=1))
+    levels = pair_lookup(ISA, 4, (3, 5, 2, 7), 100).table().reshape(2, 256, 16)[:, row, entry]
+    np.testing.assert_array_equal(levels[0], ((3 * first + 5 * second) * weights).sum(axis=1))
+    np.testing.assert_array_equal(levels[1], ((2 * first + 7 * second) * weights).sum(axis=1))
+
+
+@pytest.mark.parametrize("basis", BASES)
+def test_as_many_bytes_are_added_as_hold_the_sum(basis: tuple[int, ...]) -> None:
+    group = levels_group(basis, 100)
+    assert group == BASES[basis]
+    assert group * 4 * sum(basis) <= 255
+    assert group == 8 or (group + 1) * 4 * sum(basis) > 255
+
+
+@pytest.mark.parametrize(
+    ("planes", "integers", "ones", "kind"),
+    [
+        (1, (1,), 100, type(None)),
+        (2, (), 100, LookupCounts),
+        (2, (15, 16), 2114, LookupLevels),
+        (2, (15, 16), 2115, LookupCounts),  # 65,565 does not fit 16 bits
+        (2, (15, 17), 100, LookupCounts),  # two look-ups of 128 do not fit a byte
+        (2, (-1, 2), 100, LookupCounts),
+    ],
+)
+def test_levels_are_added_only_where_they_fit(planes: int, integers: tuple[int, ...], ones: int, kind: type) -> None:
+    assert type(pair_lookup(ISA, planes, integers, ones)) is kind
+
+
+def test_grouped_layers_keep_single_planes() -> None:
+    rng = np.random.default_rng(3)
+    builder = PlanBuilder(rng, (64, 5, 5))
+    codes = builder.quantized_input(random_quantizer(rng, 2))
+    ends = []
+    for group in (1, 2):
+        weights = random_low_bit(rng, (64, 64 // group, 1, 1), 1)
+        ends += builder.contract(codes, weights, Geometry(group=group), ())
+    plan = builder.finish(*ends)
+    names = [region.name for region in plan.regions[1:]]
+    program = compile_plan(plan, TARGET, dict.fromkeys(names, "lut")).program
+    loops = {step.region: step.loop for step in program.steps if step.loop}
+    assert [loops[name] for name in names] == [LookupCounts.__name__, Lookup.__name__]
+
+
+@needs_avx2
+@pytest.mark.parametrize("basis", [(15, 16), (1, 2, 4), (2, 3, 7, 8)])
+def test_sums_of_levels_equal_the_reference(basis: tuple[int, ...]) -> None:
+    """Odd shapes, all weight bits, a pooled layer, a residual epilogue, and tiles of many passes."""
+    rng = np.random.default_rng(list(basis))
+    channels = int(rng.integers(20, 100))
+    builder = PlanBuilder(rng, (channels, 9, 11))
+    codes = builder.quantized_input(integer_codes(rng, basis))
+    square = MaxPool(kernel=(2, 2), strides=(2, 2), pads=(0, 0, 0, 0))
+    choices, ends = {}, []
+    for bits, stages, tile in (
+        (1, (), Tile(pixels=5, blocks=2)),
+        (2, (), None),
+        (3, (square,), Tile(pixels=2, blocks=1)),
+        (4, (), Tile(pixels=1, blocks=2)),
+    ):
+        geometry = Geometry(kernel=(3, 3), pads=(1, 1, 1, 1)) if stages else random_geometry(rng)
+        weights = random_low_bit(rng, (40, channels, *geometry.kernel), bits, integer=True)
+        stages = (random_affine(rng, 40, 0.02), *stages)
+        coder = (random_quantizer(rng, 2), False, ())
+        ends += builder.contract(codes, weights, geometry, stages, (coder,) if bits % 2 else ((None, False, ()), coder))
+        choices[builder.regions[-1].name] = Choice(family="lut", reason="asked for", tile=tile)
+    plan = builder.finish(*ends)
+    compiled = compile_plan(plan, TARGET, choices=choices)
+    assert {step.loop for step in compiled.program.steps if step.loop} == {LookupLevels.__name__}
+    check_equal(plan, compiled.load(), rng.normal(size=(2, channels, 9, 11)).astype(np.float32))
+
+
+@needs_avx2
+@pytest.mark.parametrize("channels", [128, 260])
+@pytest.mark.parametrize("integer", [True, False])
+def test_the_largest_counts_do_not_overflow(channels: int, integer: bool) -> None:
+    """All codes and weights one: bytes of counts are widened in time, within a row of taps and within a tap."""
+    rng = np.random.default_rng([channels, integer])
+    builder = PlanBuilder(rng, (channels, 4, 5))
+    quantizer = integer_codes(rng, (4, 11)) if integer else random_quantizer(rng, 2)
+    quantizer = replace(quantizer, thresholds=np.array([-8.0, -4.0, 1.0], np.float32))
+    weights = random_low_bit(rng, (33, channels, 3, 3), 2, integer=integer)
+    planes = weights.planes.copy()
+    planes[:8], planes[8:16] = 255, 0
+    planes &= np.packbits(np.ones(channels * 9, np.uint8), bitorder="little")
+    codes = builder.quantized_input(quantizer)
+    made = builder.contract(codes, replace(weights, planes=planes), Geometry(kernel=(3, 3), pads=(1, 1, 1, 1)), ())
+    plan = builder.finish(*made)
+    compiled = compile_plan(plan, TARGET, {builder.regions[-1].name: "lut"})
+    expected = LookupLevels if integer and 15 * 9 * channels <= 65535 else LookupCounts
+    assert {step.loop for step in compiled.program.steps if step.loop} == {expected.__name__}
+    check_equal(plan, compiled.load(), np.full((1, channels, 4, 5), 2.0, np.float32))
