@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -248,5 +249,8 @@ def _parallel(model: nn.Module) -> nn.Module:
     """The model as it is called in a step: all processes average its gradients."""
     if ranks.world() == 1:
         return model
-    # Bases are equal anyway, and running statistics are averaged once per epoch.
-    return DistributedDataParallel(model, broadcast_buffers=False)
+    with warnings.catch_warnings():
+        # torch 2.13 has a new name for the option, which earlier ones do not know.
+        warnings.simplefilter("ignore", FutureWarning)
+        # Bases are equal anyway, and running statistics are averaged once per epoch.
+        return DistributedDataParallel(model, broadcast_buffers=False)
