@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+import importlib
+from typing import TYPE_CHECKING
+
 from lqcompile.cli.console import JsonOption, print_json, print_table
 
+if TYPE_CHECKING:
+    from lqcompile.target import Target
+
 EXAMPLE = "Example: lqcompile targets --json"
+
+
+CHECKS = {"cuda": "lqcompile.cuda.capability"}
+"""Modules with a function `runs_here`, for machines that are no CPUs."""
 
 
 def targets(*, json_output: JsonOption = False) -> None:
@@ -16,12 +26,7 @@ def targets(*, json_output: JsonOption = False) -> None:
     for name in known.names():
         target = known.find(name)
         variants = known.expand(target)
-        fitting = [
-            variant.name
-            for variant in variants
-            if variant.machine == cpu.machine()
-            and cpu.normalise(variant.features, variant.machine) <= cpu.cpu_features()
-        ]
+        fitting = [variant.name for variant in variants if _runs_here(variant)]
         entries.append(
             {
                 "name": name,
@@ -43,3 +48,13 @@ def targets(*, json_output: JsonOption = False) -> None:
             for entry in entries
         ],
     )
+
+
+def _runs_here(target: Target) -> bool:
+    """Whether this machine runs the code of a target without variants."""
+    from lqcompile import cpu
+
+    if target.machine in CHECKS:
+        return bool(importlib.import_module(CHECKS[target.machine]).runs_here(target.features))
+    here = target.machine == cpu.machine()
+    return here and cpu.normalise(target.features, target.machine) <= cpu.cpu_features()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 from lqcompile.artifact import Artifact
+from lqcompile.cuda.capability import runs
 from lqcompile.cuda.driver import Gpu
 from lqcompile.cuda.engine import Array, Engine
 from lqcompile.errors import DeviceError
@@ -70,24 +70,3 @@ def choose_variant(manifest: Mapping[str, Any], gpu: Gpu) -> dict[str, Any]:
         f"artifact for target '{manifest['target']}': found code for {built}, expected code for compute capability "
         f"{gpu.capability[0]}.{gpu.capability[1]} ({gpu.name}); build the model again with a --target for this GPU"
     )
-
-
-def runs(architecture: str, capability: tuple[int, int]) -> bool:
-    """Whether a GPU runs code for an architecture (CUDA C++ Programming Guide, "Application Compatibility").
-
-    Machine code runs on GPUs of the same major version and no lower minor version, that for ``a`` (architecture
-    specific) on its own only; PTX runs on all that follow.
-
-    Example:
-        >>> [runs("sm_80", (8, 6)), runs("sm_80", (9, 0)), runs("compute_80", (9, 0)), runs("sm_90a", (9, 0))]
-        [True, False, True, True]
-    """
-    found = re.fullmatch(r"(sm|compute)_(\d+)(\d)(a?)", architecture)
-    if found is None:
-        return False
-    built = (int(found[2]), int(found[3]))
-    if found[4]:
-        return built == capability
-    if found[1] == "compute":
-        return built <= capability
-    return built[0] == capability[0] and built[1] <= capability[1]
