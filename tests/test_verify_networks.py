@@ -1,0 +1,49 @@
+"""benchmarks/verify_networks.py: the table that it writes."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
+import verify_networks
+
+RESULT = {
+    "network": "resnet50",
+    "options": ["float_shortcut"],
+    "bits": [2, 3],
+    "image_size": 224,
+    "target": "x86-avx2",
+    "contractions": 54,
+    "exact_contractions": 53,
+    "float32_bytes": 102_228_128,
+    "onnx_bytes": 7_400_000,
+    "artifact_bytes": 8_140_000,
+    "build_s": 12.4,
+    "samples": 1,
+    "passed": True,
+    "forced": {"codes": 10_000, "mismatches": 1, "integers": 2_345, "integer_mismatches": 2},
+    "free": {},
+}
+
+
+def test_a_network_is_a_row():
+    head, rule, row = verify_networks.markdown([RESULT]).splitlines()
+    assert head.count("|") == rule.count("|") == row.count("|")
+    assert row == "| resnet50 `float_shortcut` W2A3 | 224 | 54, 1 | 102.2 | 7.4 | 8.1 | 12 | 12,345 | 3 |"
+
+
+def test_the_table_goes_between_the_marks(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{verify_networks.BEGIN}\nold\n{verify_networks.END}\nafter\n", encoding="utf-8")
+    verify_networks.write_table(page, "new")
+    expected = f"before\n{verify_networks.BEGIN}\n\nnew\n\n{verify_networks.END}\nafter\n"
+    assert page.read_text(encoding="utf-8") == expected
+    page.write_text("no marks", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"page.md: found no lines '<!-- networks: begin -->' and"):
+        verify_networks.write_table(page, "new")
+
+
+def test_the_page_has_the_marks():
+    text = (Path(__file__).parents[1] / "docs" / "networks.md").read_text(encoding="utf-8")
+    assert text.count(verify_networks.BEGIN) == text.count(verify_networks.END) == 1
