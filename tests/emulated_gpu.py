@@ -108,7 +108,7 @@ def _shared_library(source: str) -> bytes:
     with tempfile.TemporaryDirectory(prefix="lqcompile-gpu-") as folder:
         path, library = Path(folder) / "code.cpp", Path(folder) / "code.so"
         path.write_text(source, encoding="utf-8")
-        options = ["-std=c++20", "-O1", "-fPIC", "-shared", "-fno-strict-aliasing", "-ffp-contract=off", "-w"]
+        options = ["-std=c++20", "-O0", "-fPIC", "-shared", "-fno-strict-aliasing", "-ffp-contract=off", "-w"]
         options += ["-fno-sanitize=all", f"-I{FOLDER}", "-o", str(library), str(path)]
         done = subprocess.run([sys.executable, "-m", "ziglang", "c++", *options], capture_output=True, text=True)
         if done.returncode:
