@@ -53,5 +53,5 @@ $(BASE)/.ready: $(SOURCES)
 $(FULL)/.ready: $(SOURCES)
 	@echo "Setting up $(FULL) (a few minutes, once) ..."
 	@$(PYTHON) -m venv $(FULL)
-	@$(call PIP_INSTALL,$(FULL)) --editable '.[train,tune,bench,cuda,dev]'
+	@$(call PIP_INSTALL,$(FULL)) --editable '.[train,tune,bench,report,cuda,dev]'
 	@touch $@

@@ -3,7 +3,7 @@
 # goes on: the tests that need a package skip with a reason.
 set -euo pipefail
 
-packages=(dataset-fashion-mnist qemu-user-static)
+packages=(chromium dataset-fashion-mnist qemu-user-static)
 
 missing=()
 for package in "${packages[@]}"; do

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from lqcompile.profiling.caches import Cache
 from lqcompile.profiling.machine import Machine
 from lqcompile.profiling.measure import Measurement
 from lqcompile.profiling.passes import Readings
+from lqcompile.profiling.profile import make_profile
 
 MACHINE = Machine(
     clock_hz=2e9,
@@ -122,3 +124,33 @@ def measurement(**changes: Any) -> Measurement:
         "settled": True,
     }
     return Measurement(**(options | changes))
+
+
+def profile(**changes: Any) -> dict[str, Any]:
+    """The profile of it all, as it is saved."""
+    made = make_profile(MANIFEST, variant(**changes), measurement(), file="m.tar", artifact_bytes=45_000)
+    found: dict[str, Any] = json.loads(json.dumps(made))
+    return found
+
+
+TALLY = {"codes": 12_345, "mismatches": 0, "near_threshold": 1, "integers": 500, "integer_mismatches": 0}
+TALLY |= {"floats": 10, "float_mismatches": 0}
+
+VERIFICATION = {
+    "passed": True,
+    "reference": "integer form",
+    "forced": {"layers": 2, **TALLY, "per_layer": []},
+    "free": {"samples": 1000, "top1_agreement": 1.0, "max_abs_diff": 0.0, "outputs": 30, "output_mismatches": 0},
+    "accuracy": {"reference": 0.93, "compiled": 0.935},
+}
+
+BENCH = {
+    "median_ms": 0.12,
+    "threads": 1,
+    "batch": 1,
+    "cpu": "Test CPU",
+    "against": {
+        "onnxruntime-fp32": {"median_ms": 0.48, "p90_ms": 0.5, "ratio": 4.0},
+        "onnxruntime-int8": {"median_ms": 0.18, "p90_ms": 0.2, "ratio": 1.5},
+    },
+}

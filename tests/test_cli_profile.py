@@ -30,7 +30,7 @@ def check(report, model):
     kernels = {layer["name"]: layer["work"]["kernel"] for layer in report["layers"] if layer["work"]}
     assert kernels == {layer["name"]: layer["kernel"] for layer in model.variant["layers"]}
     layers = sum(layer["time"]["median_us"] for layer in report["layers"])
-    total = layers + report["call_us"] + report["unaccounted_us"]
+    total = layers + report["call_us"] + report["interruptions_us"] + report["unaccounted_us"]
     assert total == pytest.approx(1e3 * report["whole"]["median_ms"])
     assert all(layer["work"]["bound"]["us"] > 0 for layer in report["layers"] if layer["work"])
     assert report["machine"]["clock_hz"] > 0 and report["whole"]["readings"] > 0
@@ -50,14 +50,23 @@ def test_tables(classifier, call):
     code, out, err = call("profile", classifier / "model.tar", "--limit", "0")
     assert (code, err) == (0, "")
     model = load(classifier / "model.tar")
-    for text in ("of bound", "fits into", "Why these kernels", "unaccounted for", "100.0 %", "GHz measured", "passes"):
+    for text in (
+        "of bound",
+        "fits into",
+        "Why these kernels",
+        "interruptions",
+        "unaccounted for",
+        "100.0 %",
+        "GHz measured",
+        "passes",
+    ):
         assert text in out
     assert all(layer["reason"] in out for layer in model.variant["layers"])
     assert "EMULATION" not in out
 
 
 def test_alternatives_are_timed_from_the_model(classifier, call):
-    report = profile(call, classifier / "model.tar", "--alternatives", classifier / "model.onnx")
+    report = profile(call, classifier / "model.tar", "--alternatives", "--model", classifier / "model.onnx")
     works = [layer["work"] for layer in report["layers"] if layer["work"]]
     timed = [work for work in works if work["alternatives_from"] == "measured"]
     assert timed
@@ -85,8 +94,10 @@ def test_an_emulated_board_is_refused_unless_asked(classifier, call, tmp_path):
 
 def test_a_model_that_is_not_the_artifacts(classifier, call, tmp_path):
     onnx.save(classifier_model(np.random.default_rng(12), shape=(1, 8, 8)), tmp_path / "other.onnx")
-    arguments = (classifier / "model.tar", "--limit", "0", "--alternatives", tmp_path / "other.onnx")
-    refused(call("profile", *arguments), "which the artifact was built from; give that file, or build it again")
+    arguments = (classifier / "model.tar", "--limit", "0", "--alternatives")
+    message = "which the artifact was built from; give that file, or build it again"
+    refused(call("profile", *arguments, "--model", tmp_path / "other.onnx"), message)
+    refused(call("profile", *arguments), "profile: found --alternatives or --model alone, expected both")
 
 
 def test_no_artifact(classifier, call, tmp_path):

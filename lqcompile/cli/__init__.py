@@ -25,6 +25,7 @@ from lqcompile.cli import (
     inspection,
     profiling,
     recording,
+    reporting,
     running,
     serving,
     targeting,
@@ -54,10 +55,11 @@ app.command("run", epilog=running.EXAMPLE)(running.run)
 app.command("verify", epilog=verification.EXAMPLE)(verification.verify)
 app.command("inspect", epilog=inspection.EXAMPLE)(inspection.inspect)
 app.command("bench", epilog=benchmark.EXAMPLE)(benchmark.bench)
+app.command("profile", epilog=profiling.EXAMPLE)(profiling.profile)
+app.command("report", epilog=reporting.EXAMPLE)(reporting.report)
 app.command("tune", epilog=tuning.EXAMPLE)(tuning.tune)
 app.add_typer(recording.app, name="records")
 app.command("train", epilog=training.EXAMPLE)(training.train)
-app.command("profile", epilog=profiling.EXAMPLE)(profiling.profile)
 app.command("targets", epilog=targeting.EXAMPLE)(targeting.targets)
 app.command("devices", epilog=devices.EXAMPLE)(devices.devices)
 app.command("bundle", epilog=bundling.EXAMPLE)(bundling.bundle)

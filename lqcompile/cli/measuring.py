@@ -30,6 +30,9 @@ LimitOption = Annotated[
     float,
     typer.Option("--limit", metavar="SECONDS", min=0.0, help="Longest timing; it ends once the median is certain."),
 ]
+AlternativesOption = Annotated[
+    bool, typer.Option("--alternatives", help="Also time every kernel that could serve each layer; needs --model.")
+]
 EmulatedOption = Annotated[
     bool, typer.Option("--emulated", help="Time an emulator too, though such times mean nothing.")
 ]
@@ -66,7 +69,7 @@ def profile_artifact(request: Request, device: Device | None, move: ProgressCall
         LQCompileError: a file does not serve, or a board fails; the message says what to do.
     """
     from lqcompile.artifact import read_artifact
-    from lqcompile.profiling.alternatives import time_alternatives
+    from lqcompile.profiling.candidates import time_alternatives
     from lqcompile.profiling.measure import measure
     from lqcompile.profiling.probes import probe_library
     from lqcompile.profiling.profile import make_profile

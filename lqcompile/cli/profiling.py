@@ -10,6 +10,7 @@ import typer
 from lqcompile.cli.console import JsonOption, print_json, print_table, print_text, progress_bar
 from lqcompile.cli.measuring import (
     DEFAULT_LIMIT_S,
+    AlternativesOption,
     EmulatedOption,
     InputOption,
     LimitOption,
@@ -41,13 +42,9 @@ _BYTES = ("weights", "in", "out", "fits into")
 def profile(
     artifact: Annotated[Path, typer.Argument(help="Artifact that 'lqcompile build' wrote.", show_default=False)],
     *,
-    alternatives: Annotated[
-        Path | None,
-        typer.Option(
-            "--alternatives",
-            metavar="MODEL",
-            help="Also time every kernel that could serve each layer, from the ONNX file of the artifact.",
-        ),
+    alternatives: AlternativesOption = False,
+    model: Annotated[
+        Path | None, typer.Option("--model", help="ONNX file of the artifact, for --alternatives.")
     ] = None,
     inputs: InputOption = None,
     seed: SeedOption = 0,
@@ -61,9 +58,13 @@ def profile(
     json_output: JsonOption = False,
 ) -> None:
     """Show where the time of an artifact goes, layer by layer, and how close each layer is to its bound."""
+    from lqcompile.errors import InputError
+
+    if alternatives != (model is not None):
+        raise InputError("profile: found --alternatives or --model alone, expected both; candidates are built from it")
     request = Request(
         artifact=artifact,
-        model=alternatives,
+        model=model,
         inputs=inputs,
         seed=seed,
         threads=threads,
@@ -83,6 +84,7 @@ def show_profile(report: dict[str, Any]) -> None:
     machine, whole = report["machine"], report["whole"]
     rows = [_row(layer) for layer in report["layers"]]
     rows.append(_sum_row("a call into the code", report["call_us"], whole["median_ms"]))
+    rows.append(_sum_row("interruptions", report["interruptions_us"], whole["median_ms"]))
     rows.append(_sum_row("unaccounted for", report["unaccounted_us"], whole["median_ms"]))
     rows.append(_sum_row("the network", 1e3 * whole["median_ms"], whole["median_ms"]))
     place = f"{report['artifact']['file']} for {report['artifact']['variant']} on {machine['name']}"

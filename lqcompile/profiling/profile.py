@@ -12,6 +12,7 @@ from lqcompile.profiling.alternatives import Alternative, Timed, of_layer
 from lqcompile.profiling.bounds import Bound, bound
 from lqcompile.profiling.caches import level_of
 from lqcompile.profiling.measure import Measurement
+from lqcompile.profiling.passes import Readings
 from lqcompile.target import find
 from lqcompile.timing import percentile, spread
 
@@ -130,6 +131,7 @@ def make_profile(
     readings = measurement.readings
     whole, call_us = spread(readings.whole), 1e6 * statistics.median(readings.call)
     layers_us = sum(layer.time.median_us for layer in layers)
+    interruptions_us = _pass_us(readings) - layers_us
     machine = {key: measurement.info[key] for key in _INFO} | measurement.machine.to_json()
     return {
         KEY: FORMAT,
@@ -145,7 +147,8 @@ def make_profile(
         "settled": measurement.settled,
         "whole": whole.to_json(),
         "call_us": call_us,
-        "unaccounted_us": 1e3 * whole.median_ms - layers_us - call_us,
+        "interruptions_us": interruptions_us,
+        "unaccounted_us": 1e3 * whole.median_ms - layers_us - call_us - interruptions_us,
         "layers": [asdict(layer) for layer in layers],
         "totals": _totals(layers, layers_us, whole.median_ms),
         "size": _size(layers, variant),
@@ -204,6 +207,12 @@ def _time(seconds: Sequence[float], call: Sequence[float]) -> Time:
         p90_us=1e6 * max(0.0, percentile(ordered, 0.9) - usual),
         least_us=1e6 * max(0.0, ordered[0] - least),
     )
+
+
+def _pass_us(readings: Readings) -> float:
+    """Microseconds of all regions of one pass, without those of their calls, in the median."""
+    calls = len(readings.regions) * statistics.median(readings.call)
+    return 1e6 * (statistics.median(map(sum, zip(*readings.regions.values(), strict=True))) - calls)
 
 
 def _work(entry: Mapping[str, Any], time: Time, least: Bound | None, timed: Timed) -> Work:

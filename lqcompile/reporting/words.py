@@ -2,7 +2,7 @@
 
 Example:
     >>> duration(0.1234), duration(12345.6), rate(2.5e9, "MAC"), size(86400)
-    ('0.12 us', '12.35 ms', '2.50 GMAC/s', '86.4 kB')
+    ('0.12 \N{MICRO SIGN}s', '12.35 ms', '2.50 GMAC/s', '86.4 kB')
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def duration(us: float) -> str:
     """A time: microseconds below 1 ms, milliseconds above, three or four digits."""
     if abs(us) >= 1e3:
         return f"{us / 1e3:.{_digits(us / 1e3)}f} ms"
-    return f"{us:.{_digits(us)}f} us"
+    return f"{us:.{_digits(us)}f} \N{MICRO SIGN}s"
 
 
 def rate(per_s: float | None, unit: str) -> str:
@@ -39,6 +39,11 @@ def scaled(value: float, unit: str) -> str:
     """Such as ``115.61 MMAC``."""
     factor, prefix = next((item for item in _PREFIXES if abs(value) >= item[0]), (1.0, ""))
     return f"{value / factor:.{_digits(value / factor)}f} {prefix}{unit}"
+
+
+def macs(count: float) -> str:
+    """Multiply-accumulates: ``115.6 MMAC``."""
+    return scaled(count, "MAC")
 
 
 def size(count: float) -> str:

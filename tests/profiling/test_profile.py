@@ -29,8 +29,11 @@ def test_times_add_up_to_the_network():
     assert times["conv"] == pytest.approx({"median_us": 80, "p10_us": 79, "p90_us": 89, "least_us": 79})
     assert times["output_0"]["p90_us"] == pytest.approx(0.5)
     assert made["call_us"] == pytest.approx(1)
-    assert made["unaccounted_us"] == pytest.approx(120 - 10 - 80 - 21 - 1)
-    total = sum(time["median_us"] for time in times.values()) + made["call_us"] + made["unaccounted_us"]
+    # Passes take 114.9, 113.8 and 133.5 with 4 calls in each: their median is not the sum of the medians of layers.
+    assert made["interruptions_us"] == pytest.approx(110.9 - 111)
+    assert made["unaccounted_us"] == pytest.approx(120 - 110.9 - 1)
+    rest = made["call_us"] + made["interruptions_us"] + made["unaccounted_us"]
+    total = sum(time["median_us"] for time in times.values()) + rest
     assert total == pytest.approx(1e3 * made["whole"]["median_ms"])
     assert [layer["share"] for layer in made["layers"]] == pytest.approx([10 / 120, 80 / 120, 21 / 120, 0])
 
