@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from lqcompile.errors import TrainingError
 from lqcompile.training import ranks
@@ -44,10 +44,8 @@ def evaluate(model: nn.Module, source: Source, *, batch: int, device: torch.devi
         device: where `model` is.
 
     Raises:
-        TrainingError: there are no samples, or a label that the network has no class for.
+        TrainingError: a label that the network has no class for.
     """
-    if not len(source):
-        raise TrainingError("test data: found no samples, expected at least one")
     sums = torch.zeros(4, dtype=torch.float64)
     with _evaluating(model):
         for images, labels in source.batches(part_order(len(source), batch, rank=ranks.rank(), world=ranks.world()), 0):
@@ -61,7 +59,34 @@ def evaluate(model: nn.Module, source: Source, *, batch: int, device: torch.devi
     return Evaluation(top1=top1 / count, top5=top5 / count, loss=loss / count, count=int(count))
 
 
-def check_labels(labels: torch.Tensor, logits: torch.Tensor) -> None:
+@torch.no_grad()
+def check_network(model: nn.Module, source: Source, *, device: torch.device | str = "cpu") -> None:
+    """Try a network on one sample before a long run.
+
+    Raises:
+        TrainingError: it does not take the sample, or gives something else than a score for each class.
+    """
+    if not len(source):
+        raise TrainingError("test data: found no samples, expected at least one")
+    images, _ = next(iter(source.batches([torch.arange(1)], 0)))
+    shape = list(images.shape[1:])
+    with _evaluating(model):
+        try:
+            logits = model(images.to(device))
+        except (RuntimeError, ValueError) as error:
+            raise TrainingError(
+                f"network {type(model).__name__}: found samples of shape {shape}, which it does not take "
+                f"({' '.join(str(error).split())}); make the network for the data"
+            ) from error
+    if not isinstance(logits, Tensor) or logits.ndim != 2:
+        found = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise TrainingError(
+            f"network {type(model).__name__}: found output {found} for one sample, expected [1, classes]; "
+            "give a network for classification"
+        )
+
+
+def check_labels(labels: Tensor, logits: Tensor) -> None:
     """Refuse labels that the network has no class for.
 
     Raises:

@@ -68,8 +68,8 @@ def fit(
         on_epoch: told of every epoch that is done, also of those before a resumed one.
 
     Raises:
-        TrainingError: data or labels do not fit, the loss is not finite, or the checkpoint is missing, damaged or of
-            another network or recipe.
+        TrainingError: network, data or labels do not fit each other, the loss is not finite, or the checkpoint is
+            missing, damaged or of another network or recipe.
         QuantizationError: bases are to be snapped, but `model` has none.
         BuildError: `folder` cannot be written.
     """

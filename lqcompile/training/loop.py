@@ -23,7 +23,7 @@ from lqcompile.training.average import Average
 from lqcompile.training.checkpoint import Checkpoint, load_into
 from lqcompile.training.data.order import mix, training_order
 from lqcompile.training.data.source import Data
-from lqcompile.training.evaluation import check_labels, estimate_statistics, evaluate
+from lqcompile.training.evaluation import check_labels, check_network, estimate_statistics, evaluate
 from lqcompile.training.history import Epoch
 from lqcompile.training.losses import training_loss
 from lqcompile.training.optimizer import make_optimizer, set_rates
@@ -61,7 +61,7 @@ class Run:
         device: where it trains.
 
     Raises:
-        TrainingError: the recipe distils and there is no teacher.
+        TrainingError: the recipe distils and there is no teacher, or the network does not take the samples.
     """
 
     def __init__(
@@ -84,6 +84,7 @@ class Run:
         self._teacher = None if teacher is None else teacher.to(self.device).eval().requires_grad_(False)
         self._optimizer = make_optimizer(recipe.optimizer, model)
         self._scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.precision == "fp16")
+        check_network(model, data.test, device=self.device)
         self._parallel = _parallel(model)
         self._average = Average(model, recipe.ema_decay) if recipe.ema_decay else None
         self._noted = False

@@ -26,7 +26,7 @@ def test_a_checkpoint_of_another_recipe_is_refused(folder):
 
 
 def test_a_checkpoint_of_another_network_is_refused(folder):
-    other = torch.nn.Sequential(torch.nn.Conv2d(1, 5, 3, bias=False))
+    other = torch.nn.Sequential(torch.nn.Conv2d(1, 5, 3, bias=False), torch.nn.Flatten(), torch.nn.Linear(180, 3))
     message = (
         r"checkpoint.pt': found '0.weight' \[4, 1, 3, 3\], expected \[5, 1, 3, 3\]: it is of another network; give"
     )

@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ from lqcompile.errors import TrainingError
 from lqcompile.nn import quantize
 from lqcompile.training import Arrays, evaluate
 from lqcompile.training.data.order import training_order
-from lqcompile.training.evaluation import estimate_statistics
+from lqcompile.training.evaluation import check_network, estimate_statistics
 
 
 def test_accuracy_and_loss(seed):
@@ -58,4 +60,16 @@ def test_data_that_do_not_fit(seed):
     ):
         evaluate(model, Arrays(images=source.images, labels=source.labels + 1), batch=96)
     with pytest.raises(TrainingError, match=r"^test data: found no samples, expected at least one$"):
-        evaluate(model, Arrays(images=source.images[:0], labels=source.labels[:0]), batch=96)
+        check_network(model, Arrays(images=source.images[:0], labels=source.labels[:0]))
+
+
+def test_networks_that_do_not_fit(seed):
+    source = data(seed).test
+    check_network(make(), source)
+    for wrong in (torch.nn.Conv2d(3, 4, 3), torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(63, 3))):
+        with pytest.raises(TrainingError, match=r"found samples of shape \[1, 8, 8\], which it does not take \("):
+            check_network(wrong, source)
+    with pytest.raises(TrainingError, match=r"Conv2d: found output \[1, 4, 6, 6\] for one sample, expected \["):
+        check_network(torch.nn.Conv2d(1, 4, 3), source)
+    with pytest.raises(TrainingError, match="GRU: found output tuple for one sample"):
+        check_network(torch.nn.GRU(8, 2), dataclasses.replace(source, images=source.images[:, 0]))
