@@ -10,7 +10,7 @@ from lqcompile.records.key import Key, make_key
 from lqcompile.rpc.bench import refuse_emulator
 from lqcompile.rpc.device import Device, request_device
 from lqcompile.rpc.kernels import Board
-from lqcompile.rpc.tracker import Address, address_text, list_boards
+from lqcompile.rpc.tracker import Address, list_boards
 from lqcompile.target import Target, expand
 from lqcompile.tuning.pool import BoardPool
 
@@ -115,10 +115,3 @@ def open_pool(boards: Boards, target: Target, key: Key, report: Callable[[str], 
         return device
 
     return BoardPool(connect, boards.count(), patience_s=boards.timeout_s, report=report)
-
-
-def in_words(boards: Boards) -> str:
-    """Such as ``boards 'pi4' of tracker 127.0.0.1:9190``."""
-    if boards.tracker is not None:
-        return f"boards '{boards.key}' of tracker {address_text(boards.tracker)}"
-    return f"board {address_text(boards.rpc)}" if boards.rpc is not None else "no boards"

@@ -25,12 +25,10 @@ FAILED_S = 1e10
 """What MetaSchedule records for a trial that failed."""
 
 
-@derived_object
-class Database(PyDatabase):  # type: ignore[misc]
-    """A JSON database that threads share; see `open_database`."""
+class Database:
+    """A JSON database that threads share; see `open_database`. MetaSchedule takes `Shared` in its place."""
 
     def __init__(self, folder: Path) -> None:
-        super().__init__()
         self.folder = folder
         self._lock = threading.RLock()
         self._inner = JSONDatabase(str(folder / WORKLOADS), str(folder / TRIALS))
@@ -95,6 +93,38 @@ class Database(PyDatabase):  # type: ignore[misc]
             f"records '{path}': found {len(added)} bytes written of a line, expected all: the disk is full; free some "
             "and run the same command again, which goes on where this one stopped"
         )
+
+
+@derived_object
+class Shared(PyDatabase):  # type: ignore[misc]
+    """A `Database` as MetaSchedule takes it; errors that pass through TVM lose their kind, so only TVM calls it."""
+
+    def __init__(self, database: Database) -> None:
+        super().__init__()
+        self._database = database
+
+    def has_workload(self, mod: tvm.IRModule) -> bool:
+        """As `Database`."""
+        return self._database.has_workload(mod)
+
+    def commit_workload(self, mod: tvm.IRModule) -> Workload:
+        """As `Database`."""
+        return self._database.commit_workload(mod)
+
+    def commit_tuning_record(self, record: TuningRecord) -> None:
+        """As `Database`."""
+        self._database.commit_tuning_record(record)
+
+    def get_top_k(self, workload: Workload, top_k: int) -> list[TuningRecord]:
+        """As `Database`."""
+        return self._database.get_top_k(workload, top_k)
+
+    def get_all_tuning_records(self) -> list[TuningRecord]:
+        """As `Database`."""
+        return self._database.get_all_tuning_records()
+
+    def __len__(self) -> int:
+        return len(self._database)
 
 
 def open_database(folder: Path) -> Database:

@@ -26,7 +26,7 @@ from lqcompile.records.tuned import FILE_NAME, Tuned, merge, read_tuned, write_t
 from lqcompile.target import Target
 from lqcompile.tuning.budget import Budget
 from lqcompile.tuning.control import Control
-from lqcompile.tuning.database import open_database
+from lqcompile.tuning.database import Shared, open_database
 from lqcompile.tuning.features import Features
 from lqcompile.tuning.finals import ROUNDS, decide, finalists
 from lqcompile.tuning.ledger import Ledger
@@ -237,7 +237,7 @@ def _search(ledger: Ledger, control: Control, workshop: Workshop, executor: Exec
         num_trials_per_iter=BATCH,
         builder=Builder(workshop),
         runner=Runner(workshop, executor),
-        database=ledger.database,
+        database=Shared(ledger.database),
         cost_model=model,
         measure_callbacks=[UpdateCostModel()],
         task_scheduler="gradient",

@@ -112,7 +112,7 @@ class Compare:
         compiled = read_compiled(self.compiled)
         steps, expected = site.open(compiled.job), _task(self.task).expected
         right = [index for index, check in enumerate(compiled.checks) if is_equal(steps, check, expected)]
-        seconds = steps.times([compiled.steps[index] for index in right], self.rounds)
+        seconds = steps.times([compiled.steps[index] for index in right], self.rounds) if right else []
         found: list[list[float] | None] = [None] * len(compiled.steps)
         for index, readings in zip(right, seconds, strict=True):
             found[index] = readings

@@ -1,0 +1,122 @@
+"""The search as a whole, on candidates whose time is a formula: budgets, interruptions, what is gone on with."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tunings import KEY, Formula, formula, pretend, tasks, wrong_dot8
+
+from lqcompile.errors import TuningError
+from lqcompile.lowering.choose import Candidate
+from lqcompile.records.tuned import read_tuned, write_tuned
+from lqcompile.tuning import tune as tuning
+from lqcompile.tuning.budget import Budget
+from lqcompile.tuning.database import open_database
+from lqcompile.tuning.processes import NowhereError
+from lqcompile.tuning.tune import Status, check_extra
+from lqcompile.tuning.work import WRONG
+
+
+def points(task: Any) -> list[Candidate]:
+    return [Candidate(family=family, tile=tile) for family, space in task.spaces.items() for tile in space.tiles]
+
+
+def test_it_finds_the_fastest_of_all(tmp_path: Path) -> None:
+    executor, seen = Formula(), list[Status]()
+    result = pretend(tmp_path, Budget(trials=1000), executor, seen.append)
+    assert len(set(executor.seen)) == len(executor.seen) == result.trials
+    for task, entry in zip(tasks(), result.tuned, strict=True):
+        best = min(points(task), key=formula)
+        assert (entry.best.kernel, entry.best.tile["pixels"]) == (best.family, best.tile.pixels)
+        assert entry.gain == pytest.approx(2e-5 / formula(best)) and entry.untuned.us == 20.0
+    assert result.layers == tuple(task.layers for task in tasks())
+    assert read_tuned(tmp_path) == list(result.tuned)
+    assert len(open_database(tmp_path)) == result.trials
+    gains = [gain for _, gain in result.curve]
+    assert gains == sorted(gains) and gains[-1] > 1.0
+    assert seen[-1].trials == result.trials and seen[-1].sites == ("a formula",)
+    assert set(result.to_json()) >= {"key", "contractions", "trials", "failures", "curve", "interrupted"}
+    guesses = {(task.name, guess) for task in tasks() for guess in task.guesses}
+    assert set(executor.seen[: len(guesses)]) == guesses, "good guesses of every task come first"
+
+
+def test_the_budget_of_trials_is_kept(tmp_path: Path) -> None:
+    executor = Formula()
+    result = pretend(tmp_path, Budget(trials=10), executor)
+    assert result.trials == len(executor.seen) == len(open_database(tmp_path)) == 10
+
+
+def test_the_budget_of_time_is_kept(tmp_path: Path) -> None:
+    result = pretend(tmp_path, Budget(seconds=0.5), Formula(after=lambda _number: time.sleep(0.3)))
+    assert 1 <= result.trials < sum(len(points(task)) for task in tasks())
+
+
+def test_wrong_candidates_are_counted_and_never_chosen(tmp_path: Path) -> None:
+    result = pretend(tmp_path, Budget(trials=30), Formula(wrong_dot8))
+    failed = sum(entry.failed for entry in result.tuned)
+    assert failed > 0 and result.failures == {WRONG: failed}
+    assert all(entry.best.kernel != "dot8" for entry in result.tuned)
+
+
+def test_a_tuning_that_was_killed_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    code = f"import sys; sys.path[:0] = {[*sys.path]!r}; import tunings; tunings.die(sys.argv[1], 9)"
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False, timeout=300)
+    assert done.returncode == -signal.SIGKILL
+    assert not (tmp_path / "tuned.json").exists()
+    executor = Formula()
+    result = pretend(tmp_path, Budget(trials=20), executor)
+    assert (result.earlier, result.trials) == (9, 20)
+    assert len(open_database(tmp_path)) == 29
+    again = Formula()
+    pretend(tmp_path, Budget(trials=10), again)
+    assert not set(again.seen) & set(executor.seen)
+
+
+def test_after_an_interrupt_what_is_known_counts(tmp_path: Path) -> None:
+    def interrupt(number: int) -> None:
+        if number == 12:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    before = signal.getsignal(signal.SIGINT)
+    result = pretend(tmp_path, Budget(trials=1000), Formula(after=interrupt))
+    assert result.interrupted and 12 <= result.trials <= 13
+    assert len(read_tuned(tmp_path)) == len(tasks())
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_without_boards_it_ends_and_keeps_what_it_has(tmp_path: Path) -> None:
+    class Leaving(Formula):
+        def submit(self, work: Any) -> Any:
+            future = super().submit(work)
+            if len(self.seen) > 7:
+                future = type(future)()
+                future.set_exception(NowhereError("boards: found none"))
+            return future
+
+    with pytest.raises(TuningError, match=r"^boards: found none$"):
+        pretend(tmp_path, Budget(trials=1000), Leaving())
+    assert len(open_database(tmp_path)) == 7
+
+
+def test_records_of_another_machine_stay(tmp_path: Path) -> None:
+    pretend(tmp_path, Budget(trials=3))
+    (entry, *_), kept = read_tuned(tmp_path), len(tasks())
+    write_tuned(tmp_path / "tuned.json", [replace(entry, key=replace(KEY, cpu="x"))])
+    pretend(tmp_path, Budget(trials=3))
+    assert sorted(item.key.cpu for item in read_tuned(tmp_path)) == ["Test CPU"] * kept + ["x"]
+
+
+def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    genuine = tuning.importlib.util.find_spec
+    monkeypatch.setattr(tuning.importlib.util, "find_spec", lambda name: None if name == "xgboost" else genuine(name))
+    message = r"^lqcompile tune: found no xgboost, expected the tuning extra; pip install 'lqcompile\[tune\]'$"
+    with pytest.raises(TuningError, match=message):
+        check_extra()

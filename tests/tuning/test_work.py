@@ -1,0 +1,165 @@
+"""Candidates where they run: checked against the reference, timed until that is sure, in a process of their own."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+import numpy as np
+import pytest
+from compiling import missing
+from tunings import TARGET, formula, tasks
+
+from lqcompile.errors import TuningError
+from lqcompile.lowering.choose import Candidate
+from lqcompile.tuning import processes, work
+from lqcompile.tuning.finals import decide, finalists
+from lqcompile.tuning.ledger import Progress
+from lqcompile.tuning.processes import OneProcess, ThisMachine
+from lqcompile.tuning.task import load_task
+from lqcompile.tuning.work import WRONG, Compare, Measure, compile_candidates, is_hot, time_step
+from lqcompile.tuning.workload import make_workload
+
+COOL = {"throttled": None, "temperature_c": 50.0}
+runs_here = pytest.mark.skipif(bool(missing(TARGET)), reason=f"this CPU does not run {TARGET.name}")
+
+
+def script(*batches: list[float]) -> Callable[[], list[float]]:
+    """Readings, one batch after the other; the last one for ever."""
+    endless = itertools.chain(batches, itertools.repeat(batches[-1]))
+    return lambda: next(endless)
+
+
+def test_it_reads_until_the_median_is_sure() -> None:
+    noisy = [1.0, 1.4, 0.9, 1.3, 0.8, 1.2, 1.1]
+    assert time_step(script([1.0] * 7), lambda: COOL, None).readings == 7
+    unsure = time_step(script(noisy), lambda: COOL, None)
+    assert unsure.readings == work.MOST_ROUNDS and unsure.uncertainty > work.SURE
+    calming = time_step(script(noisy, [1.1] * 7), lambda: COOL, None)
+    assert 7 < calming.readings < work.MOST_ROUNDS and calming.seconds == 1.1
+
+
+def test_a_hopeless_candidate_is_not_measured_exactly() -> None:
+    noisy = [2.0, 2.4, 1.9, 2.3, 1.8, 2.2, 2.1]
+    assert time_step(script(noisy), lambda: COOL, 1.0).readings == 7
+    assert time_step(script(noisy), lambda: COOL, 2.0).readings > 7
+
+
+def test_readings_of_a_hot_machine_are_thrown_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr(work.time, "sleep", pauses.append)
+    states = iter([{**COOL, "throttled": "0x4"}, {**COOL, "temperature_c": 95.0}])
+    found = time_step(script([9.0] * 7, [9.0] * 7, [1.0] * 7), lambda: next(states, COOL), None)
+    assert (found.seconds, found.readings, found.pauses) == (1.0, 7, 2) and len(pauses) == 2
+    assert time_step(script([9.0] * 7), lambda: {**COOL, "throttled": "0x4"}, None).pauses == work.MOST_PAUSES
+    assert [is_hot({**COOL, "throttled": flags}) for flags in (None, "0x0", "0x50000")] == [False, False, True]
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    """Files of a task and of two of its candidates, compiled together."""
+    folder = tmp_path_factory.mktemp("compiled")
+    task = tasks()[1]
+    task.save(folder / "task")
+    candidates = (Candidate(family=task.layer.family), task.guesses[-1])
+    return str(folder / "task"), compile_candidates(str(folder / "task"), candidates, str(folder / "compiled"))
+
+
+@runs_here
+def test_right_candidates_are_timed(compiled: tuple[str, str]) -> None:
+    task, path = compiled
+    reading = Measure(task=task, compiled=path, best_s=None).run(ThisMachine())
+    assert reading.seconds > 0 and reading.readings >= 7
+    readings = Compare(task=task, compiled=path, rounds=5).run(ThisMachine())
+    assert [len(found or []) for found in readings] == [5, 5]
+
+
+@runs_here
+def test_wrong_candidates_are_rejected(compiled: tuple[str, str], tmp_path: Path) -> None:
+    _, path = compiled
+    task = load_task(compiled[0])
+    assert task.expected is not None
+    task.expected.flat[-1] += 1
+    task.save(tmp_path / "task")
+    with pytest.raises(TuningError, match=f"^{WRONG}$"):
+        Measure(task=str(tmp_path / "task"), compiled=path, best_s=None).run(ThisMachine())
+    assert Compare(task=str(tmp_path / "task"), compiled=path, rounds=5).run(ThisMachine()) == [None, None]
+
+
+@dataclass(frozen=True)
+class Behave:
+    """Work that does something else."""
+
+    what: str
+
+    def run(self, _site: Any) -> Any:
+        if self.what == "crash":
+            os.kill(os.getpid(), signal.SIGSEGV)
+        if self.what == "hang":
+            time.sleep(3600)
+        if self.what == "refuse":
+            raise TuningError("refused")
+        os.kill(os.getpid(), signal.SIGINT)
+        return self.what
+
+
+def test_the_process_that_runs_candidates_may_crash_and_hang(monkeypatch: pytest.MonkeyPatch) -> None:
+    cloudpickle.register_pickle_by_value(sys.modules[Behave.__module__])
+    executor: Any = OneProcess()
+    try:
+        assert executor.submit(Behave("anything")).result() == "anything", "Ctrl-C is for the program alone"
+        for what, message in (("refuse", "^refused$"), ("crash", "^it crashed the process that ran it$")):
+            with pytest.raises(TuningError, match=message):
+                executor.submit(Behave(what)).result()
+        assert executor.submit(Behave("more")).result() == "more"
+        monkeypatch.setattr(processes, "RUN_S", 0.5)
+        with pytest.raises(TuningError, match=r"^it ran for more than 0.5 s$"):
+            executor.submit(Behave("hang")).result()
+    finally:
+        executor.close()
+
+
+def progress() -> Progress:
+    """A task of which all candidates were measured."""
+    task = tasks()[0]
+    found = Progress(task=task, module=make_workload(task.instance, task.key, task.spaces))
+    for family, space in task.spaces.items():
+        for tile in space.tiles:
+            candidate = Candidate(family=family, tile=tile)
+            found.seconds[candidate] = None if family == "dot8" else formula(candidate)
+    return found
+
+
+def test_the_finalists_are_the_tables_choice_and_the_fastest() -> None:
+    entry = progress()
+    first, *others = finalists(entry)
+    assert first == Candidate(family=entry.task.layer.family)
+    times = [formula(candidate) for candidate in others]
+    assert len(others) == 3 and times == sorted(times)
+    assert times[0] == min(formula(candidate) for candidate, value in entry.seconds.items() if value is not None)
+
+
+def test_only_a_clear_gain_replaces_the_tables_choice() -> None:
+    entry, rng = progress(), np.random.default_rng(0)
+    candidates = finalists(entry)[:3]
+    drift = np.linspace(1.0, 2.0, 41)  # a clock that is lowered, for all alike
+    base = list(1e-5 * drift)
+    faster, slower = [value / 1.2 for value in base], [value * 1.1 for value in base]
+    won = decide(entry, candidates, [base, slower, faster])
+    assert won.gain == pytest.approx(1.2) and won.best.tile == vars(candidates[2].tile)
+    assert (won.untuned.kernel, won.untuned.tile, won.failed) == (candidates[0].family, {}, entry.failed)
+    noisy = [float(value * noise) for value, noise in zip(base, rng.lognormal(-0.02, 0.2, 41), strict=True)]
+    for unclear in ([value / 1.005 for value in base], noisy, None):
+        kept = decide(entry, candidates, [base, unclear, slower])
+        assert kept.best == kept.untuned and kept.gain == 1.0
+    message = r"^node 'region1': found wrong integers from the cost table's kernel, expected those of the ref"
+    with pytest.raises(TuningError, match=message):
+        decide(entry, candidates, [None, faster, slower])
