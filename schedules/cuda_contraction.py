@@ -344,3 +344,8 @@ class Depthwise(WarpWords):
 
     builder = DepthwiseContraction
     cycles: float = 1.0
+
+    @property
+    def windowed(self) -> bool:
+        """Weights are those of single channels, not words of a window."""
+        return False

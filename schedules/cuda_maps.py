@@ -239,13 +239,12 @@ def softmax(source: Format, target: Format) -> Any:
             each(lambda c: T.buffer_store(result, T.max(result[0], data[held + c]), [0]))
             top = T.bind(device_call("lq_warp_max", result[0], dtype="float32"))
 
-            def exponential(c: Expr) -> None:
-                value = T.bind(T.exp(data[held + c] - top))
-                T.buffer_store(output, value, [place + c])
-                T.buffer_store(result, result[1] + value, [1])
+            def exponential(c: Expr) -> Expr:
+                return T.exp(data[held + c] - top)
 
-            each(exponential)
+            each(lambda c: T.buffer_store(result, result[1] + exponential(c), [1]))
             total = T.bind(device_call("lq_warp_add", result[1], dtype="float32"))
-            each(lambda c: T.buffer_store(output, output[place + c] / total, [place + c]))
+            # Not from what was stored: another warp may repeat this sample, and store at any time.
+            each(lambda c: T.buffer_store(output, exponential(c) / total, [place + c]))
             _copy(target.padded_channels - source.channels, lambda _c: T.float32(0.0), output, place + source.channels)
     return builder.get()

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from plans import random_affine, random_geometry, random_low_bit, random_quantizer, small_network
+from plans import random_affine, random_float, random_geometry, random_low_bit, random_quantizer, small_network
 
 from lqcompile.graph.plan import Contraction, Geometry, MaxPool, Plan
 from lqcompile.lowering.choose import serving
@@ -74,9 +74,9 @@ def tiles_case(target: str, *, seed: int) -> Case:
 
 
 def network_case(target: str, *, integer: bool, seed: int) -> Case:
-    """A residual network with every kind of region; its first and last layers on bytes, or in float32."""
+    """A residual network with every kind of region, its first and last layers on bytes."""
     rng = np.random.default_rng(seed)
-    plan = small_network(rng, integer=integer, edges="int8" if integer else "float")
+    plan = small_network(rng, integer=integer, edges="int8")
     return Case(plan=plan, x=rng.normal(size=(3, *plan.inputs[0].shape)).astype(np.float32), tolerance=1e-4)
 
 
@@ -88,13 +88,15 @@ def joined_case(target: str, *, seed: int) -> Case:
 
 
 def unusual_case(target: str, *, seed: int) -> Case:
-    """Weight-only layers on packed weights, and depthwise ones."""
+    """Layers of float weights, weight-only ones on packed weights, and depthwise ones."""
     rng = np.random.default_rng(seed)
     builder = Sampled(rng, (40, 5, 6))
     falling = (random_affine(rng, 20, 0.1), SQUARE)
     ends = builder.contract(
         builder.input, random_low_bit(rng, (20, 40, 1, 1), 3, offset=True), Geometry(), falling, ((None, False, ()),)
     )
+    grouped = Geometry(kernel=(3, 2), strides=(2, 1), pads=(1, 0, 2, 1), dilations=(1, 2), group=2)
+    ends += builder.contract(builder.input, random_float(rng, (6, 20, 3, 2)), grouped, (random_affine(rng, 6, 0.1),))
     codes = builder.quantized_input(random_quantizer(rng, 2, integer=True))
     geometry = random_geometry(rng, 40)
     ends += builder.contract(codes, random_low_bit(rng, (40, 1, *geometry.kernel), 2, integer=True), geometry)
@@ -109,6 +111,6 @@ CASES: dict[str, Callable[[str], Case]] = {
     "network of integers": partial(network_case, integer=True, seed=5),
     "network of real bases": partial(network_case, integer=False, seed=5),
     "joined codes": partial(joined_case, seed=1),
-    "weight-only and depthwise": partial(unusual_case, seed=3),
+    "float, weight-only and depthwise": partial(unusual_case, seed=3),
 }
 """By name, for the name of a target."""
