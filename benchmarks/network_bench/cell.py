@@ -15,15 +15,15 @@ import numpy as np
 from lqcompile import cpu
 from lqcompile.bench import open_peers
 from lqcompile.build import build
-from lqcompile.graph.check import load_checked
-from lqcompile.graph.fuse import make_plan
-from lqcompile.graph.statistics import layer_statistics
 from lqcompile.openvino_peer import OpenVinoModel
 from lqcompile.peers import FP32
+from lqcompile.profiling.here import Here
+from lqcompile.profiling.measure import measure as measure_passes
+from lqcompile.profiling.probes import probe_library
+from lqcompile.profiling.profile import make_profile
 from lqcompile.runtime import CompiledModel, load, set_threads
 from lqcompile.target import expand, find
 from lqcompile.timing import measure
-from network_bench.bounds import Machine, bound_us, measure_machine
 from network_bench.memory import peak_mb
 from network_bench.models import model_file
 
@@ -31,6 +31,9 @@ TARGETS = {"avx2": "x86-avx2", "avx512": "x86-avx512", "vnni": "x86-avx512-vnni"
 
 LAYER_SHARE = 0.25
 """Part of the time that goes to the table of layers."""
+
+CLOCK_STEP_US = 0.01
+"""Regions that take less than a call that runs nothing are given this time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,10 +96,9 @@ def run_task(task: Task, cache: Path, tell: Callable[[str], None]) -> list[dict[
     target = TARGETS[task.isa] if task.isa else best_target()
     models = make_models(task, cache, tell)
     built = [_build(task, bits, model, target, tell) for bits, model in zip(task.bits, models, strict=True)]
-    machine = measure_machine()
     results = []
     for threads in task.threads:
-        results += _timed(task, threads, target, built, machine, tell)
+        results += _timed(task, threads, target, built, tell)
     if task.memory and FP32 in task.peers:
         for result, item in zip(results, built, strict=False):
             result["peak_mb"] = {
@@ -125,7 +127,7 @@ def _build(task: Task, bits: tuple[int, int], model: Path, target: str, tell: Ca
 
 
 def _timed(
-    task: Task, threads: int, target: str, built: Sequence[Built], machine: Machine, tell: Callable[[str], None]
+    task: Task, threads: int, target: str, built: Sequence[Built], tell: Callable[[str], None]
 ) -> list[dict[str, Any]]:
     """Results with a number of threads."""
     set_threads(threads)
@@ -168,7 +170,7 @@ def _timed(
                 "openvino_precisions": {
                     peer.name: peer.call.precisions() for peer in peers if isinstance(peer.call, OpenVinoModel)
                 },
-                "layers": layer_times(item, feeds, target, threads, machine, task.seconds * LAYER_SHARE / len(built)),
+                "layers": layer_times(item, feeds, target, threads, task.seconds * LAYER_SHARE / len(built)),
             }
         )
     return results
@@ -181,42 +183,30 @@ def best_target() -> str:
     return fitting[-1].name
 
 
-def layer_times(
-    item: Built, feeds: dict[str, Any], target: str, threads: int, machine: Machine, seconds: float
-) -> list[dict[str, Any]]:
-    """Best time of every region, each on what the one before left behind, beside the least that it could take.
+def layer_times(item: Built, feeds: dict[str, Any], target: str, threads: int, seconds: float) -> list[dict[str, Any]]:
+    """Best time of every region, by passes over the network, beside the least that it could take.
 
     The best of many, for both: a region is short enough to fall between the turns of other programs, a run is not.
     """
     compiled = item.compiled
-    facts = {layer.name: layer for layer in layer_statistics(make_plan(load_checked(item.model)))}
-    entries = {entry["name"]: entry for entry in compiled.variant["layers"]}
-    compiled.run(feeds)
-    runners = compiled.layer_runners(feeds)
-    rounds = _rounds(list(runners.values()), seconds)
-    readings: dict[str, list[float]] = {name: [] for name in runners}
-    for _ in range(rounds):
-        for name, run in runners.items():
-            start = time.perf_counter()
-            run()
-            readings[name].append(time.perf_counter() - start)
+    place = Here(compiled, feeds, emulated=False)
+    found = measure_passes(
+        place, probe_library(find(target)), threads=threads, limit_s=seconds, progress=lambda _text, _part: None
+    )
+    path = item.report.artifact
+    made = make_profile(
+        compiled.manifest, compiled.variant, found, file=path.name, artifact_bytes=item.report.artifact_bytes
+    )
     table = []
-    for name, times in readings.items():
-        row: dict[str, Any] = {"name": name, "us": 1e6 * min(times)}
-        if name in entries:
-            entry, fact = entries[name], facts[name]
-            bound = bound_us(entry, fact.macs, fact.packed_parameter_bytes, target, machine, threads)
-            row |= {
-                "op": entry["op"],
-                "kernel": entry["kernel"],
-                "reason": entry["reason"],
-                "weight_bits": entry["weight_bits"],
-                "act_bits": entry["act_bits"],
-                "macs": fact.macs,
-                "gmac_per_s": fact.macs / row["us"] / 1e3,
-            }
-            if bound is not None:
-                row |= {"bound_us": bound, "fraction_of_bound": bound / row["us"]}
+    for layer in made["layers"]:
+        us, work = max(layer["time"]["least_us"], CLOCK_STEP_US), layer["work"]
+        row: dict[str, Any] = {"name": layer["name"], "us": us}
+        if work is not None:
+            row |= {"op": layer["op"]}
+            row |= {key: work[key] for key in ("kernel", "reason", "weight_bits", "act_bits", "macs")}
+            row["gmac_per_s"] = work["macs"] / us / 1e3
+            if work["bound"] is not None:
+                row |= {"bound_us": work["bound"]["us"], "fraction_of_bound": work["bound"]["us"] / us}
         table.append(row)
     return table
 
