@@ -3,7 +3,7 @@
     python benchmarks/accuracy.py                               all runs that docs/accuracy/results.csv has no row of
     python benchmarks/accuracy.py --network vgg_small           those of one network
     python benchmarks/accuracy.py --list                        what is left, in order
-    python benchmarks/accuracy.py --sweep                       learning rates of every method, at W2A2
+    python benchmarks/accuracy.py --sweep                       learning rates of every method, at W2A2 or --setting
     python benchmarks/accuracy.py --write docs/accuracy.md      the tables of that page, from the recorded runs
 
 A run takes about a minute on one core, and may be killed at any time: rows are added when a run is done, the float
@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from accuracy_bench.matrix import FORMS, METHODS, Case, matrix
+from accuracy_bench.matrix import FORMS, METHODS, SETTINGS, Case, matrix
 from accuracy_bench.records import append_record, read_records, remaining
 
 ROOT = Path(__file__).parents[1]
@@ -35,6 +35,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--network", choices=FORMS, action="append", help="may be repeated (default: all)")
     parser.add_argument("--method", choices=("float", *METHODS), action="append", help="of a sweep (default: all)")
+    parser.add_argument("--setting", choices=SETTINGS, default="W2A2", help="of a sweep")
     parser.add_argument("--seeds", type=int, default=3, help="runs of every case")
     parser.add_argument("--results", type=Path, default=ROOT / "docs" / "accuracy" / "results.csv")
     parser.add_argument("--data", type=Path, default=Path("/usr/share/datasets/fashion-mnist"))
@@ -65,7 +66,7 @@ def run_all(arguments: argparse.Namespace, cases: list[Case]) -> None:
 
 
 def sweep(arguments: argparse.Namespace) -> None:
-    """Every method at W2A2 with every rate, on part of the images, from one twin."""
+    """Every method at one setting with every rate, on part of the images, from one twin."""
     from dataclasses import replace
 
     import torch
@@ -78,9 +79,11 @@ def sweep(arguments: argparse.Namespace) -> None:
     data = load(arguments.data, FORMS[network].image_size)
     part = replace(data.train, images=data.train.images[:SWEEP_IMAGES], labels=data.train.labels[:SWEEP_IMAGES])
     for method in arguments.method or ("float", *METHODS):
-        case = Case(network=network, setting="float" if method == "float" else "W2A2", method=method, seed=SWEEP_SEED)
+        case = Case(
+            network=network, setting="float" if method == "float" else arguments.setting, method=method, seed=SWEEP_SEED
+        )
         found = {lr: run_case(case, Data(train=part, test=data.test), arguments.cache, lr=lr).top1 for lr in SWEPT}
-        print(network, method, " ".join(f"lr {lr}: {top1:.2f} %" for lr, top1 in found.items()), flush=True)
+        print(network, case.setting, method, " ".join(f"lr {lr}: {top1:.2f} %" for lr, top1 in found.items()), flush=True)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -12,6 +12,7 @@ import argparse
 import platform
 import statistics
 import time
+from itertools import product
 
 import torch
 import torch.nn.functional as F
@@ -39,15 +40,16 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=100)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--bits", nargs="+", default=["2/2"], help="weight bits / activation bits, such as 1/2 2/2 3/3")
+    parser.add_argument("--methods", nargs="+", default=["lq"], help="of lqcompile.nn.methods: lq, lsq, dorefa-pact")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     images, labels = torch.randn(args.batch, 3, 32, 32), torch.randint(0, 10, (args.batch,))
 
     nets: dict[str, nn.Module] = {"float": vgg_small()}
-    for entry in args.bits:
+    for entry, method in product(args.bits, args.methods):
         weight_bits, act_bits = (int(bits) for bits in entry.split("/"))
-        nets[f"W{weight_bits}A{act_bits}"] = lq.quantize(vgg_small(), weight_bits, act_bits)
+        nets[f"W{weight_bits}A{act_bits} {method}"] = lq.quantize(vgg_small(), weight_bits, act_bits, method=method)
     optimizers = {name: torch.optim.SGD(net.parameters(), 0.02, momentum=0.9) for name, net in nets.items()}
     times: dict[str, list[float]] = {name: [] for name in nets}
     for step in range(args.steps + 1):
@@ -63,9 +65,9 @@ def main() -> None:
     print(f"VGG-Small, batch {args.batch}, {args.threads} thread(s), torch {torch.__version__}, {platform.machine()}")
     print(f"median of {args.steps} interleaved steps")
     base = statistics.median(times["float"])
-    print(f"{'net':8} {'ms/step':>9} {'ratio':>6}")
+    print(f"{'net':16} {'ms/step':>9} {'ratio':>6}")
     for name, taken in times.items():
-        print(f"{name:8} {1000 * statistics.median(taken):9.0f} {statistics.median(taken) / base:6.2f}")
+        print(f"{name:16} {1000 * statistics.median(taken):9.0f} {statistics.median(taken) / base:6.2f}")
 
 
 if __name__ == "__main__":
