@@ -83,7 +83,8 @@ def sweep(arguments: argparse.Namespace) -> None:
             network=network, setting="float" if method == "float" else arguments.setting, method=method, seed=SWEEP_SEED
         )
         found = {lr: run_case(case, Data(train=part, test=data.test), arguments.cache, lr=lr).top1 for lr in SWEPT}
-        print(network, case.setting, method, " ".join(f"lr {lr}: {top1:.2f} %" for lr, top1 in found.items()), flush=True)
+        rates = " ".join(f"lr {lr}: {top1:.2f} %" for lr, top1 in found.items())
+        print(network, case.setting, method, rates, flush=True)
 
 
 def main(argv: list[str] | None = None) -> None:
