@@ -18,6 +18,7 @@ from lqcompile import cpu, models
 from lqcompile.nn import calibrate, quantize, snap
 from lqcompile.nn.int8 import Int8Activation
 from lqcompile.training import Arrays, Data, DataOptions, Optimizer, Recipe, Schedule, evaluate, fit, load_data
+from lqcompile.training.data.order import mix
 from lqcompile.training.evaluation import estimate_statistics
 
 BATCH = 128
@@ -103,7 +104,7 @@ def run_case(case: Case, data: Data, cache: Path, *, form: Form | None = None, l
     result = fit(model, recipe(form.epochs, lr, case.seed), data)
     seconds = time.perf_counter() - start
     torch.save(model.state_dict(), state_file(case, cache))
-    ablations = ablate(model, data, case.seed) if case.method == "lq" else (None, None, None)
+    ablations = ablate(model, data, mix(case.seed, form.epochs)) if case.method == "lq" else (None, None, None)
     return Record(
         network=case.network,
         width=form.width,
@@ -187,7 +188,7 @@ def calibration_images(data: Data) -> list[Tensor]:
 def ablate(model: nn.Module, data: Data, seed: int) -> tuple[float, float, float]:
     """Accuracy in percent with integer bases, with 8-bit first and last layers, with both; nothing is trained on.
 
-    As at the end of every run, the statistics of batch normalization are estimated anew.
+    The statistics of batch normalization are estimated anew, with `seed` of `fit` from the same batches as at its end.
     """
     found = []
     for integer, edges in ((True, False), (False, True), (True, True)):
