@@ -22,7 +22,7 @@ from lqcompile.cli.console import (
 from lqcompile.errors import LQCompileError, TrainingError
 
 if TYPE_CHECKING:
-    from lqcompile.training import Epoch, Step
+    from lqcompile.training import Epoch, Recipe, Step
     from lqcompile.training.run import Report
 
 EXAMPLE = "Example: lqcompile train fashion-mnist-float --data /usr/share/datasets/fashion-mnist -o runs/float"
@@ -83,7 +83,7 @@ def train(
                 device=device,
                 tensorboard=tensorboard,
                 on_step=told,
-                on_epoch=lambda epoch: _show(epoch, plan.epochs),
+                on_epoch=lambda epoch: _show(epoch, plan),
             )
     except KeyboardInterrupt:
         if (output / CHECKPOINT).exists():
@@ -106,13 +106,14 @@ def _list(*, json_output: bool) -> None:
         print_table("Recipes (--set changes single keys)", ("recipe", "trains"), rows)
 
 
-def _show(epoch: Epoch, epochs: int) -> None:
+def _show(epoch: Epoch, recipe: Recipe) -> None:
     """One line for each epoch, on standard error; of several processes only the first speaks."""
     from lqcompile.training.ranks import is_first
 
     if is_first():
+        bases = f" ({epoch.bases} bases)" if recipe.snap is not None else ""
         sys.stderr.write(
-            f"epoch {epoch.epoch}/{epochs} ({epoch.bases} bases): loss {epoch.loss:.4f}, "
+            f"epoch {epoch.epoch}/{recipe.epochs}{bases}: loss {epoch.loss:.4f}, "
             f"test {in_percent(epoch.top1)}, lr {epoch.lr:.2g}, {epoch.seconds:.0f} s\n"
         )
 
@@ -124,7 +125,7 @@ def _finish(output: Path, report: Report, *, json_output: bool) -> None:
         return
     rows = [
         ("test accuracy", f"{in_percent(report.top1)} of {report.test_count:,} images"),
-        ("among the best five", in_percent(report.top5)),
+        *([("among the best five", in_percent(report.top5))] if report.top5 < 1 else []),
         (f"best epoch ({report.best_epoch})", f"{in_percent(report.best_top1)}, chosen by the same images"),
         ("time", f"{report.seconds:.0f} s"),
         *((name, in_kilobytes(size)) for name, size in report.files.items()),
