@@ -40,7 +40,10 @@ def cuda_source(module: tvm.IRModule, target: Target) -> str:
     Raises:
         BuildError: TVM refuses the module.
     """
-    machine = tvm.target.Target({"kind": "cuda", "max_threads_per_block": 1024, "thread_warp_size": 32, **target.llvm})
+    # TVM writes the same for PTX as for machine code of that architecture.
+    architecture = str(target.llvm["arch"]).replace("compute_", "sm_")
+    limits = {"max_threads_per_block": 1024, "thread_warp_size": 32}
+    machine = tvm.target.Target({"kind": "cuda", "arch": architecture, **limits})
     bind = tirx.transform.Apply(lambda function: function.with_attr("target", machine))
     passes = [
         bind,
