@@ -16,10 +16,15 @@ from torch import nn
 
 from lqcompile.errors import TrainingError
 from lqcompile.files import write_atomically
+from lqcompile.nn.int8 import Int8Activation
+from lqcompile.nn.methods import ActivationQuantizer, WeightQuantizer
 from lqcompile.training.history import Epoch
 from lqcompile.training.recipe import Recipe
 
 FORMAT = 1
+
+_QUANTIZERS = (ActivationQuantizer, WeightQuantizer, Int8Activation)
+"""Modules that a float twin does not have."""
 
 StateDict = dict[str, Any]
 
@@ -133,8 +138,11 @@ def load_into(model: nn.Module, state: StateDict, path: Path, *, from_twin: bool
         TrainingError: the state is that of another network; the first difference is named.
     """
     own = model.state_dict()
+    quantizers = (
+        [name for name, module in model.named_modules() if isinstance(module, _QUANTIZERS)] if from_twin else []
+    )
     for name in [*own, *state]:
-        if name not in state and from_twin and _of_quantizer(name):
+        if name not in state and any(name.startswith(f"{quantizer}.") for quantizer in quantizers):
             continue
         found, expected = _form(state.get(name)), _form(own.get(name))
         if found != expected:
@@ -143,10 +151,6 @@ def load_into(model: nn.Module, state: StateDict, path: Path, *, from_twin: bool
                 "give one of the same network"
             )
     model.load_state_dict(state, strict=not from_twin)
-
-
-def _of_quantizer(name: str) -> bool:
-    return any(part in ("act_quantizer", "weight_quantizer") for part in name.split("."))
 
 
 def _form(value: Any) -> str:
