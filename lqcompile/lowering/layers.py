@@ -39,6 +39,9 @@ from lqcompile.target import Target
 LARGEST_SUM = (1 << 31) - 1
 """Integer sums live in int32."""
 
+LARGEST_FLOAT_INTEGER = 1 << 24
+"""Integers up to it are float32 numbers."""
+
 LARGEST_CODE = 255
 """Of 8-bit activations, as they are stored."""
 
@@ -63,6 +66,7 @@ class Layer:
         stores: (output, tensor) to write.
         residuals: tensors of `AddValue` stages, in order.
         tile: register tile, None for what the schedule's model picks.
+        plain_sums: what leaves is the integer sums, as float32 that holds them exactly; `sum_stages` go on from them.
     """
 
     region: Region
@@ -74,6 +78,7 @@ class Layer:
     stores: tuple[tuple[Output, Tensor], ...]
     residuals: tuple[Tensor, ...]
     tile: Tile | None = None
+    plain_sums: bool = False
 
 
 def fused_pool(weights: AnyWeights, stages: Sequence[Stage]) -> MaxPool | None:
@@ -105,6 +110,11 @@ def lower_layer(layer: Layer, target: Target, schedule: Any, name: str) -> tuple
         UnsupportedError: an integer sum could exceed int32.
     """
     return _Lowering(layer, target, schedule, name).lower()
+
+
+def sum_stages(layer: Layer, target: Target, schedule: Any) -> tuple[Stage, ...] | None:
+    """The stages from what a layer of `Layer.plain_sums` stores to y; None where it cannot be one."""
+    return _Lowering(layer, target, schedule, layer.region.name).sum_stages()
 
 
 def layer_tiles(layer: Layer, target: Target, schedule: Any) -> list[Tile]:
@@ -149,9 +159,7 @@ class _Lowering:
         exact = is_exact(operation, layer.quantizer) and layer.family not in FLOAT_FAMILIES
         self._check_range(exact)
         mode = self._mode(exact)
-        rule, words, basis = self._weights(mode)
-        shape = self._shape(words)
-        self.surplus: npt.NDArray[np.int64] = self.family.surplus(words, shape)
+        rule, words, basis, shape = self._prepare(mode)
         epilogue, arrays = self._epilogue(mode)
         tile = layer.tile or self._best_tile(shape, words, rule)
         shape, words = self._narrow(shape, words, tile.blocks)
@@ -179,6 +187,13 @@ class _Lowering:
             tile = self.schedule.tile(self.isa, self.family, shape, rule, (1, 1), blocks=tile.blocks)
             operands = self.family.operands(words, shape, tile)
         return step, self._sums_kernel(shape, tile, rule, operands)
+
+    def _prepare(self, mode: str) -> tuple[SumRule, npt.NDArray[Any], npt.NDArray[Any], ConvShape]:
+        """How sums combine, packed words, weight basis and loop nest; finds what the family adds to the sums."""
+        rule, words, basis = self._weights(mode)
+        shape = self._shape(words)
+        self.surplus: npt.NDArray[np.int64] = self.family.surplus(words, shape)
+        return rule, words, basis, shape
 
     def _best_tile(self, shape: ConvShape, words: npt.NDArray[Any], rule: SumRule) -> Tile:
         """What the schedule's model picks, with fewer vectors where groups then leave fewer structural zeros."""
@@ -387,13 +402,8 @@ class _Lowering:
             return self._integer_epilogue()
         if mode == "real":
             return self._real_epilogue()
-        prefix: list[Stage] = []
-        if mode == "float64" and is_integer(layer.operation, layer.quantizer):
-            corrections = self._corrections()
-            if corrections.any():
-                prefix.append(Affine(scale=np.ones(self.outputs), shift=-corrections.astype(np.float64)))
-            prefix.append(Affine(scale=self._scales(), shift=np.zeros(self.outputs)))
-        stages = (*prefix, *self.stages)
+        integer = mode == "float64" and is_integer(layer.operation, layer.quantizer)
+        stages = (*(self._sum_stages() if integer and not layer.plain_sums else ()), *self.stages)
         steps = make_steps(stages, [tensor.form for tensor in layer.residuals if tensor.form is not None])
         arrays = affine_parameters(stages, self.channels)
         stores = []
@@ -403,6 +413,25 @@ class _Lowering:
             arrays += parameters
         kind: Any = mode
         return Epilogue(mode=kind, steps=steps, stores=tuple(stores)), arrays
+
+    def sum_stages(self) -> tuple[Stage, ...] | None:
+        """What makes y of the stored sums, None where float32 does not hold those."""
+        layer = self.layer
+        if layer.family in FLOAT_FAMILIES or not is_integer(layer.operation, layer.quantizer):
+            return None
+        if layer.quantizer is None:
+            raise TypeError("integer sums need codes")
+        self._prepare("float64")
+        bound = pack.sum_bound(layer.operation, layer.quantizer) + np.abs(self._corrections())
+        return self._sum_stages() if int(bound.max()) <= LARGEST_FLOAT_INTEGER else None
+
+    def _sum_stages(self) -> tuple[Stage, ...]:
+        """From the stored sum to y."""
+        corrections = self._corrections()
+        scaling = Affine(scale=self._scales(), shift=np.zeros(self.outputs))
+        if not corrections.any():
+            return (scaling,)
+        return Affine(scale=np.ones(self.outputs), shift=-corrections.astype(np.float64)), scaling
 
     def _integer_epilogue(self) -> tuple[Epilogue, list[npt.NDArray[Any]]]:
         """Quantizers as thresholds on the integer sum; channels whose chain falls compare the complement ``~T``."""

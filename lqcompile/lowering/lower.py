@@ -28,7 +28,7 @@ from lqcompile.graph.plan import (
 )
 from lqcompile.graph.specs import UniformQuantizer
 from lqcompile.lowering.choose import Choice, choose, force
-from lqcompile.lowering.layers import Layer, fused_pool, lower_layer
+from lqcompile.lowering.layers import Layer, fused_pool, lower_layer, sum_stages
 from lqcompile.lowering.outputs import affine_parameters, make_format, make_quantizer, make_steps, make_stream_store
 from lqcompile.lowering.parameters import per_channel, scale_signs
 from lqcompile.lowering.program import Program, Step, SumsKernel, Tensor
@@ -244,13 +244,12 @@ class _Lower:
         family = self.choices[region.name].family
         source = self._tensor(value.name, KINDS[family], region.name)
         pooled = any(isinstance(stage, MaxPool) for stage in region.stages)
-        stages, tail = region.stages, None
-        if pooled and fused_pool(operation.weights, region.stages) is None:
-            stages, tail = self._split_pool(region)
+        unfused = pooled and fused_pool(operation.weights, region.stages) is None
+        stages, written = region.stages, stores
+        if unfused:
+            stages = self._without_pool(region)
             temporary = self._temporary(region, operation.out_shape)
             written = [(Output(value=Value(name=f"{region.name}:before_pool", shape=operation.out_shape)), temporary)]
-        else:
-            written = stores
         layer = Layer(
             region=region,
             operation=operation,
@@ -262,17 +261,27 @@ class _Lower:
             residuals=tuple(self._tensor(name, "f32", region.name) for name in region.residuals),
             tile=self.choices[region.name].tile,
         )
+        behind: tuple[Stage, ...] = ()
+        own = sum_stages(layer, self.target, self.schedule) if unfused and not region.residuals else None
+        if own is not None:
+            # Every stage rises or falls with the sum: it runs behind the pooling, on fewer pixels.
+            behind = (*own, *stages)
+            layer = replace(layer, stages=(), plain_sums=True)
         self.layers[region.name] = layer
         step, sums = lower_layer(layer, self.target, self.schedule, self._unique(f"kernel_{region.name}"))
         self.steps.append(step)
         if sums:
             self.sums.append(sums)
-        if tail is not None:
-            pool, signs = tail
-            self._window(region, written[0][1], pool, signs, (), stores)
+        if unfused:
+            at, pool = next((i, stage) for i, stage in enumerate(region.stages) if isinstance(stage, MaxPool))
+            # A minimum where the affine maps that it has changed places with reverse the order.
+            passed = (*own, *region.stages[:at]) if own is not None else region.stages[at + 1 :]
+            signs = scale_signs(passed)
+            turned = signs if signs is not None and signs.any() else None
+            self._window(region, written[0][1], pool, turned, behind, stores)
 
-    def _split_pool(self, region: Region) -> tuple[tuple[Stage, ...], tuple[MaxPool, npt.NDArray[np.bool_] | None]]:
-        """Moves a max-pooling behind the other stages: a minimum where the affine maps after it reverse the order."""
+    def _without_pool(self, region: Region) -> tuple[Stage, ...]:
+        """The stages but for a max-pooling that runs in a kernel of its own."""
         at = [index for index, stage in enumerate(region.stages) if isinstance(stage, MaxPool)]
         behind = region.stages[at[0] + 1 :]
         pool = region.stages[at[0]]
@@ -281,9 +290,7 @@ class _Lower:
                 f"node {region.name!r}: found a second max-pooling or a residual sum behind an overlapping max-pooling "
                 "in one chain, expected one of them; give the tensor between them a second consumer or reorder them"
             )
-        stages = tuple(stage for stage in region.stages if stage is not pool)
-        signs = scale_signs(behind)
-        return stages, (pool, signs if signs is not None and signs.any() else None)
+        return tuple(stage for stage in region.stages if stage is not pool)
 
     def _temporary(self, region: Region, shape: tuple[int, ...]) -> Tensor:
         value = Value(name=f"{region.name}:temporary", shape=shape)

@@ -154,6 +154,10 @@ def tails(rng: np.random.Generator) -> tuple[Plan, np.ndarray]:
     ends += builder.contract(
         image, random_int8(rng, (6, 5, 3, 3)), around, (shrunk, square), ((random_quantizer(rng, 2), False, ()),)
     )
+    # Sums are pooled before anything else happens to them.
+    stages = (random_affine(rng, 6, 0.01), relu, overlapping, random_affine(rng, 6))
+    tail = ((None, False, ()), (random_quantizer(rng, 2), False, ()))
+    ends += builder.contract(image, random_int8(rng, (6, 5, 3, 3)), around, stages, tail)
     return builder.finish(*ends), builder.held["x"]
 
 
