@@ -85,7 +85,8 @@ def test_intervals_are_those_of_student():
     pooled = statistics.pooled_intervals({"a": [1.0, 2.0, 3.0], "b": [4.0, 6.0, 8.0], "c": [5.0]})
     assert pooled["a"].half == pytest.approx(2.776 * 2.5**0.5 / 3**0.5, rel=1e-3)
     assert pooled["c"].half == pytest.approx(2.776 * 2.5**0.5, rel=1e-3)
-    assert statistics.pooled_intervals({"a": [1.0]})["a"].half is None
+    assert statistics.pooled_intervals({"a": [1.0, 2.0]})["a"].half is None
+    assert statistics.interval([1.0, 1.0]).half is None
 
 
 @pytest.mark.parametrize(
@@ -118,6 +119,12 @@ def test_tables_say_what_the_records_say():
     assert "| integer bases: less than 0.1 points | shown |" in text
     assert "| 8-bit first and last layer: less than 0.1 points | refuted |" in text
     assert "### resnet20\n\nNo runs." in text
+
+
+def test_tables_of_a_matrix_that_has_only_begun():
+    text = tables.markdown([record("float", "float"), record("W2A2", "lsq")])
+    assert "| W2A2 | - | 90.00 (1) | - |" in text and "| W2A2 | - | - | - |" in text
+    assert "| integer bases | - |" in text and "shown" not in text
 
 
 def test_a_section_of_a_page(tmp_path):

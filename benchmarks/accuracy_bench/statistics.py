@@ -13,6 +13,9 @@ KeyT = TypeVar("KeyT", bound=Hashable)
 
 CONFIDENCE = 0.95
 
+LEAST_FREEDOM = 2
+"""Degrees of freedom below which a spread is not told at all: two values may agree by chance."""
+
 Verdict = Literal["shown", "not shown", "refuted"]
 
 
@@ -23,7 +26,7 @@ class Interval:
     Args:
         mean: of the values.
         count: how many there are.
-        half: half the length of the 95 % confidence interval; None where no value has a second one to compare with.
+        half: half the length of the 95 % confidence interval; None where there are too few values to tell it.
     """
 
     mean: float
@@ -46,7 +49,7 @@ class Interval:
 
 def interval(values: Sequence[float]) -> Interval:
     """Student's interval of values that are drawn alike."""
-    if len(values) < 2:
+    if len(values) - 1 < LEAST_FREEDOM:
         return Interval(mean=fmean(values), count=len(values), half=None)
     quantile = float(student.ppf(0.5 + CONFIDENCE / 2, len(values) - 1))
     return Interval(mean=fmean(values), count=len(values), half=quantile * stdev(values) / len(values) ** 0.5)
@@ -62,8 +65,8 @@ def pooled_intervals(groups: Mapping[KeyT, Sequence[float]]) -> dict[KeyT, Inter
     """
     freedom = sum(len(values) - 1 for values in groups.values())
     squares = sum((value - fmean(values)) ** 2 for values in groups.values() for value in values)
-    if not freedom:
-        return {key: interval(values) for key, values in groups.items()}
+    if freedom < LEAST_FREEDOM:
+        return {key: Interval(mean=fmean(values), count=len(values), half=None) for key, values in groups.items()}
     reach = float(student.ppf(0.5 + CONFIDENCE / 2, freedom)) * (squares / freedom) ** 0.5
     return {
         key: Interval(mean=fmean(values), count=len(values), half=reach / len(values) ** 0.5)

@@ -91,7 +91,7 @@ def _differences(records: Sequence[Record]) -> Iterator[str]:
     for setting in _settings(records):
         if setting != FLOAT:
             yield f"| {setting} | {' | '.join(_interval(columns[other].get(setting)) for other in others)} |"
-    overall = [interval([fmean(values) for values in paired(records, other).values()]) for other in others]
+    overall = [_mean([fmean(values) for values in paired(records, other).values()]) for other in others]
     yield f"| mean over settings | {' | '.join(_interval(found, 'settings') for found in overall)} |"
 
 
@@ -99,22 +99,24 @@ def _ablations(records: Sequence[Record]) -> Iterator[str]:
     yield "| | loss |"
     yield "|---|---|"
     for name, value in ABLATIONS.items():
-        yield f"| {name} | {_interval(interval(losses(records, value)), 'runs')} |"
+        yield f"| {name} | {_interval(_mean(losses(records, value)), 'runs')} |"
 
 
 def _claims(records: Sequence[Record]) -> Iterator[str]:
     yield "| claim | |"
     yield "|---|---|"
     for other in (method for method in METHODS if method != "lq"):
-        for setting, found in pooled_intervals(paired(records, other)).items():
-            yield f"| {setting}: LQ at least as good as {TITLES[other]} | {found.at_least(0.0)} |"
+        found = pooled_intervals(paired(records, other))
+        for setting in (setting for setting in SETTINGS if setting in found):
+            yield f"| {setting}: LQ at least as good as {TITLES[other]} | {found[setting].at_least(0.0)} |"
     to_float = pooled_intervals(paired(records, FLOAT))
     for setting, most in NEAR_FLOAT.items():
         if setting in to_float:
             yield f"| {setting}: LQ within {most} points of float | {to_float[setting].at_least(-most)} |"
     for name, value in ABLATIONS.items():
-        found = interval(losses(records, value))
-        yield f"| {name}: less than {ABLATION_COST} points | {found.at_most(ABLATION_COST)} |"
+        loss = _mean(losses(records, value))
+        if loss is not None:
+            yield f"| {name}: less than {ABLATION_COST} points | {loss.at_most(ABLATION_COST)} |"
 
 
 def paired(records: Sequence[Record], other: str) -> dict[str, list[float]]:
@@ -155,6 +157,10 @@ def _spread(values: Sequence[float]) -> str:
         return "-"
     spread = f" ± {stdev(values):.2f}" if len(values) > 1 else ""
     return f"{fmean(values):.2f}{spread} ({len(values)})"
+
+
+def _mean(values: Sequence[float]) -> Interval | None:
+    return interval(values) if values else None
 
 
 def _interval(found: Interval | None, of: str = "") -> str:
