@@ -77,8 +77,13 @@ def make_tasks(plan: Plan, target: Target, key: Key, progress: Callable[[str, fl
         progress: called with what is being done and the share that is done.
 
     Raises:
-        TuningError: there is none.
+        TuningError: there is none, or the target has no design spaces.
     """
+    if not hasattr(importlib.import_module(f"lqcompile.schedules.{target.schedule}"), "space"):
+        raise TuningError(
+            f"target {target.name!r}: found schedules without design spaces, expected some to search; build without "
+            "tuning"
+        )
     progress("lowering the network", 0.0)
     layers = contraction_layers(plan, target)
     groups: dict[str, list[str]] = {}

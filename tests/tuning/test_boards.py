@@ -91,7 +91,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @runs_here
 def test_two_servers_with_real_times(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    options = ["--target", "x86", "--budget", "trials=6", "--work-dir", str(tmp_path / "work"), "--timeout", "60"]
+    options = ["--target", "x86-avx2", "--budget", "trials=6", "--work-dir", str(tmp_path / "work"), "--timeout", "60"]
     with (
         loopback.tracker(tmp_path) as tracker,
         loopback.server(tmp_path, key="here", tracker=tracker.port),
@@ -103,7 +103,7 @@ def test_two_servers_with_real_times(model: Path, tmp_path: Path, capsys: pytest
     assert told.err.count(" joins\n") == 2
     entries = read_tuned(tmp_path / "work")
     assert entries and all(entry.best.us > 0 for entry in entries)
-    build(model, target="x86", output=tmp_path / "untuned.tar")
+    build(model, target="x86-avx2", output=tmp_path / "untuned.tar")
     tuned, untuned = load(tmp_path / "tuned.tar"), load(tmp_path / "untuned.tar")
     (port,) = tuned.inputs
     x = {port.name: np.random.default_rng(4).normal(size=(3, *port.shape)).astype(np.float32)}

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import replace
 
 import pytest
 import tvm
 from lqcompile.schedules.problem import Tile
 from lqcompile.schedules.space import Space, register_tiles
-from tunings import KEY, tasks
+from tunings import KEY, network, tasks
 from tvm.s_tir import Schedule
 
 from lqcompile.errors import TuningError
 from lqcompile.lowering.choose import Candidate
 from lqcompile.records.instance import digest
+from lqcompile.target import Target, find, names
 from lqcompile.tuning.features import Features
 from lqcompile.tuning.strategy import Redecide
+from lqcompile.tuning.task import make_tasks
 from lqcompile.tuning.workload import design_spaces, identity, make_workload, place, read_candidate, read_workload
 
 
@@ -125,3 +128,16 @@ def test_mutation_changes_one_decision_and_stays_inside() -> None:
         assert before not in found
         assert {candidate.family for candidate in found} <= {before.family}
         assert len(found) > (task.spaces[before.family].size > 1)
+
+
+def test_a_target_without_design_spaces_is_refused() -> None:
+    found = [target for target in map(find, names()) if not target.variants and not hasattr(schedules(target), "space")]
+    for target in found:
+        message = f"^target '{target.name}': found schedules without design spaces, expected some to search; build"
+        with pytest.raises(TuningError, match=message):
+            make_tasks(network(), target, KEY, lambda _doing, _share: None)
+    assert all(target.machine not in ("x86_64", "aarch64") or target.schedule.startswith("cuda") for target in found)
+
+
+def schedules(target: Target) -> object:
+    return importlib.import_module(f"lqcompile.schedules.{target.schedule}")
