@@ -22,6 +22,7 @@ SOURCE = """
 static char bytes[1 << 14] __attribute__((aligned(64)));
 int main(void) {{
   for (int i = 0; i < sizeof bytes; i++) bytes[i] = i * 7 % 5;  /* a page of zeros would be shared */
+  for (int i = 0; i < 16; i++) ((int *)(bytes + 8192))[i] = 16 * i;  /* offsets of rows */
   double best = 1e9;
   for (int run = 0; run < {runs}; run++) {{
     struct timespec first, last;
@@ -74,11 +75,33 @@ def look_up(pixels: int, vectors: int) -> str:
     return body
 
 
+def look_up_pair(outputs: int, together: int, *, levels: bool) -> str:
+    """`LookupLevels` or `LookupCounts`: `together` look-ups of a pixel for each output; bytes added, then parted."""
+    body = ""
+    for step in range(together):
+        body += f"movslq {4 * step}(%2), %%rcx\nvbroadcasti128 (%1,%%rcx), %%ymm15\n"
+        for output in range(outputs):
+            found = 14 if step else 8 + output
+            body += f"vpshufb {32 * (outputs * step + output)}(%1), %%ymm15, %%ymm{found}\n"
+            body += f"vpaddb %%ymm14, %%ymm{8 + output}, %%ymm{8 + output}\n" if step else ""
+    width, shift = ("w", 8) if levels else ("b", 4)
+    for output in range(outputs):
+        held, value = 2 * output, 8 + output
+        body += f"vpadd{width} %%ymm{value}, %%ymm{held}, %%ymm{held}\nvpsrlw ${shift}, %%ymm{value}, %%ymm14\n"
+        body += "" if levels else "vpand 4096(%1), %%ymm14, %%ymm14\n"
+        body += f"vpadd{width} %%ymm14, %%ymm{held + 1}, %%ymm{held + 1}\n"
+    return body
+
+
 LOOPS = {
     "dot8, VPMADDUBSW in 16 bits, 4x2": (dot(4, 2, multiply_bytes), 4 * 2 * 32),
     "dot8, VPMADDUBSW in 16 bits, 7x1": (dot(7, 1, multiply_bytes), 7 * 1 * 32),
     "dot8, VPMADDUBSW widened at once, 4x2": (dot(4, 2, multiply_bytes_wide), 4 * 2 * 32),
     "lut, 4x2, per plane pair": (look_up(4, 2), 4 * 2 * 8 * 32),
+    "lut, counts of two planes, 1x4, per plane pair": (look_up_pair(4, 3, levels=False), 2 * 4 * 3 * 4 * 32),
+    "lut, two levels of two planes, 1x4, per plane pair": (look_up_pair(4, 2, levels=True), 2 * 4 * 2 * 4 * 32),
+    "lut, four levels of two planes, 1x4, per plane pair": (look_up_pair(4, 4, levels=True), 2 * 4 * 4 * 4 * 32),
+    "lut, eight levels of two planes, 1x4, per plane pair": (look_up_pair(4, 8, levels=True), 2 * 4 * 8 * 4 * 32),
 }
 """Name of a loop to its body and its multiply-accumulates."""
 
