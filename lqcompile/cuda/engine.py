@@ -23,8 +23,8 @@ MEMORY_SHARE = 0.8
 LANES = 32
 """Threads of a warp."""
 
-LARGEST = (1 << 31) - 1
-"""Elements that kernels can number."""
+LARGEST = 1 << 30
+"""Elements, and threads, that kernels can number (`lqcompile.cuda.launches`)."""
 
 
 @dataclass(kw_only=True, eq=False)
@@ -179,7 +179,7 @@ class Engine:
         self.gpu.enter()
         if samples < 1:
             raise InputError("inputs: found no samples, expected at least one")
-        wanted = min(samples, MOST_SAMPLES, LARGEST // int(self.launches["largest"]))
+        wanted = min(samples, MOST_SAMPLES, max(1, LARGEST // int(self.launches["largest"])))
         if self._memory is not None and self._memory.samples >= wanted:
             return self._memory
         self._release()

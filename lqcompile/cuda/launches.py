@@ -7,7 +7,7 @@ of one sample times the size of the batch. There is no host code: launches are d
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,9 +20,10 @@ from lqcompile.errors import UnsupportedError
 from lqcompile.lowering.driver import Driver, Parameters, region_spans
 from lqcompile.lowering.memory import ALIGNMENT, Lifetime, plan_arena
 from lqcompile.lowering.program import Program, Step, Tensor
+from lqcompile.schedules.cuda_warp import LANES
 
-LARGEST_TENSOR = (1 << 31) - 1
-"""Elements of one sample that kernels can number."""
+LARGEST = 1 << 30
+"""Elements, and threads, that kernels can number: sums of two such numbers are below 2^31."""
 
 Entry = dict[str, Any]
 
@@ -35,7 +36,7 @@ class Launches(Driver):
         steps: for each step, a manifest entry: ``kernel``, ``arguments`` as (where, place), ``rows``, ``tile``,
             ``columns`` and ``warps`` (`lqcompile.schedules.cuda_warp.launch`).
         sums: likewise for each kernel that stores integers.
-        largest: elements of the largest tensor of one sample.
+        largest: elements of the largest tensor of one sample, or threads of the largest launch for one.
     """
 
     steps: tuple[Entry, ...]
@@ -64,7 +65,6 @@ def make_launches(program: Program) -> Launches:
     ports = {tensor.key: ("input", index) for index, tensor in enumerate(program.inputs)}
     ports |= {tensor.key: ("output", index) for index, tensor in enumerate(program.outputs)}
     tensors = {tensor.key: tensor for step in program.steps for tensor in step.outputs if tensor.key not in ports}
-    sizes = {tensor.key: tensor.size for step in program.steps for tensor in step.outputs}
     _check_sizes(program.steps)
     offsets, arena_bytes = plan_arena(_lifetimes(program.steps, tensors))
     names = _Names()
@@ -82,7 +82,7 @@ def make_launches(program: Program) -> Launches:
         regions=region_spans(program),
         steps=steps,
         sums=sums,
-        largest=max(sizes.values()),
+        largest=max(_sizes(program, steps)),
     )
 
 
@@ -108,13 +108,20 @@ def _entry(step: Step, names: _Names, parameters: Parameters, places: Mapping[st
     return {"kernel": names.name(step), "arguments": [list(argument) for argument in arguments], **sizes}
 
 
+def _sizes(program: Program, entries: Sequence[Entry]) -> Iterator[int]:
+    """What kernels number: elements of tensors, and threads of launches, for one sample."""
+    yield from (tensor.size for tensor in program.inputs)
+    yield from (tensor.size for step in program.steps for tensor in step.outputs)
+    yield from (-(-entry["rows"] // entry["tile"]) * entry["columns"] * entry["warps"] * LANES for entry in entries)
+
+
 def _check_sizes(steps: Sequence[Step]) -> None:
     for step in steps:
         for tensor in step.outputs:
-            if tensor.size > LARGEST_TENSOR:
+            if tensor.size > LARGEST:
                 raise UnsupportedError(
                     f"node {step.region!r}: found a tensor of {tensor.size} elements, expected at most "
-                    f"{LARGEST_TENSOR} on a GPU; make the image smaller"
+                    f"{LARGEST} on a GPU; make the image smaller"
                 )
 
 

@@ -43,15 +43,14 @@ def cuda_source(module: tvm.IRModule, target: Target) -> str:
     # TVM writes the same for PTX as for machine code of that architecture.
     architecture = str(target.llvm["arch"]).replace("compute_", "sm_")
     limits = {"max_threads_per_block": 1024, "thread_warp_size": 32}
-    machine = tvm.target.Target({"kind": "cuda", "arch": architecture, **limits})
-    bind = tirx.transform.Apply(lambda function: function.with_attr("target", machine))
     passes = [
-        bind,
         s_tir.transform.RewriteUnsafeSelect(),
         tirx.transform.LowerIntrin(),
     ]
     try:
-        lowered = tvm.ir.transform.Sequential(passes)(module)
+        machine = tvm.target.Target({"kind": "cuda", "arch": architecture, **limits})
+        bind = tirx.transform.Apply(lambda function: function.with_attr("target", machine))
+        lowered = tvm.ir.transform.Sequential([bind, *passes])(module)
         text = str(tvm_ffi.get_global_func("target.build.cuda")(lowered, machine).inspect_source("cuda"))
     except (tvm.error.InternalError, ValueError) as error:
         line = str(error).strip().splitlines()[-1]
