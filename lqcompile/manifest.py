@@ -9,7 +9,7 @@ target      name of the target; ``machine`` and ``system`` are the architecture 
 onnx        ``{"name", "bytes", "sha256"}`` of the model that it was built from
 tools       tool name to version
 inputs      ``[{"name", "shape", "dtype"}]``, shape of one sample, in order; ``outputs`` likewise
-variants    ``[{"name", "requires": [CPU features], "library", "params", "arena_bytes", "layers": [...]}]`` from the
+variants    ``[{"name", "requires": [features], "library", "params", "arena_bytes", "layers": [...]}]`` from the
             least to the most demanding; a layer is ``{"name", "op", "weight_bits", "act_bits", "kernel", "reason"}``
 members     member name to ``{"bytes", "sha256"}``
 sha256      of the manifest without this line

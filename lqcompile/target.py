@@ -17,11 +17,12 @@ class Target:
     Args:
         name: what ``--target`` takes; the file in targets/ has the same name with ``_`` for ``-``.
         description: one line for people.
-        machine: ``platform.machine()`` of the device, such as ``x86_64``.
+        machine: ``platform.machine()`` of the device, such as ``x86_64``; ``cuda`` for NVIDIA GPUs.
         schedule: module of schedules/ that holds the kernels.
         system: operating system of the device, as `lqcompile.cpu.system` names it.
         llvm: TVM target attributes beside ``kind``.
-        features: CPU features (as Linux names them) that the code uses; all must be there at load.
+        features: CPU features (as Linux names them) that the code uses, or the architecture of GPU code (``sm_80``);
+            all must be there at load.
         vector_bits: width of a vector register.
         variants: names of targets instead of code of its own; a load picks the last one that the CPU can run.
         peaks: multiply-accumulates per cycle and core that nothing can exceed, by the class of the schedule that has
