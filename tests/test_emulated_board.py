@@ -105,3 +105,16 @@ def test_building_on_the_board_is_refused(folder):
     assert (done.returncode, done.stdout) == (1, "")
     assert "build: found no compiler here" in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_a_profile_of_the_board_must_be_asked_for(folder, capsys):
+    with serving([folder / "lqcompile-board" / "serve"], environment("cortex-a72")) as server:
+        arguments = ("profile", str(folder / "arm-cpu.tar"), "--limit", "0", "--rpc", f"127.0.0.1:{server.port}")
+        assert main(arguments) == 1
+        assert "found qemu-user emulation, expected hardware" in capsys.readouterr().err
+        report = printed_json(capsys, *arguments, "--emulated")
+    assert (report["machine"]["emulator"], report["artifact"]["variant"]) == ("qemu-user", "arm-neon")
+    works = [layer["work"] for layer in report["layers"] if layer["work"]]
+    assert {work["kernel"] for work in works} <= {"popcount", "dot8"}
+    assert all(work["bound"] is None for work in works), "arm-neon stands for unlike cores"
+    assert all(layer["time"]["median_us"] >= 0 for layer in report["layers"])
