@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from accuracy_bench.errors import Errors, layer_values, measure
 from accuracy_bench.levels import plot_levels
-from accuracy_bench.matrix import FORMS, Case
+from accuracy_bench.matrix import FORMS, RATES, Case
 from accuracy_bench.page import write_section
 from accuracy_bench.run import calibration_images, finished, float_twin, load
 
@@ -76,7 +76,7 @@ def main() -> None:
     ]
     text = markdown(found)
     for setting in PLOTTED:
-        case = Case(network=arguments.network, setting=setting, method="lq", seed=arguments.seed)
+        case = Case(network=arguments.network, setting=setting, method="lq", seed=arguments.seed, lr=RATES[-1])
         model = finished(case, data, arguments.cache)
         name = f"levels-{arguments.network}-{setting}.svg"
         title = f"{arguments.network} {setting}, seed {arguments.seed}"

@@ -56,12 +56,21 @@ def record(setting="W2A2", method="lq", seed=0, top1=90.0, **changes):
     return replace(row, **changes)
 
 
-def test_every_run_is_in_the_matrix_once_and_a_prefix_has_whole_settings():
-    cases = matrix.matrix(["vgg_small", "resnet20"], 3)
-    assert len(cases) == len(set(cases)) == 2 * 3 * (1 + 7 * len(matrix.METHODS))
-    first = cases[: 1 + 7 * len(matrix.METHODS)]
-    assert {case.network for case in first} == {"vgg_small"} and {case.seed for case in first} == {0}
-    assert {case.setting for case in first} == set(matrix.SETTINGS)
+def test_every_run_is_in_the_matrix_once_and_seed_0_tries_both_rates():
+    cases = matrix.matrix(["vgg_small", "resnet20"], 3, lambda setting, method: 0.03)
+    pairs = 1 + 7 * len(matrix.METHODS)
+    assert len(cases) == len(set(cases)) == 2 * 3 * pairs + pairs
+    first = cases[: 2 * pairs]
+    assert {(case.network, case.seed) for case in first} == {("vgg_small", 0)}
+    assert {case.setting for case in first} == set(matrix.SETTINGS) and {case.lr for case in first} == {0.01, 0.03}
+    assert matrix.matrix(["vgg_small", "resnet20"], 3, lambda setting, method: None) == first
+
+
+def test_the_better_rate_is_chosen_once_both_are_known():
+    rows = [record(lr=0.03), record(lr=0.01, seed=1, top1=95.0), record(lr=0.01, network="resnet20", top1=95.0)]
+    assert records.chosen_rate(rows, "vgg_small", "W2A2", "lq") is None
+    rows.append(record(lr=0.01, top1=90.1))
+    assert records.chosen_rate(rows, "vgg_small", "W2A2", "lq") == 0.01
 
 
 def test_records_are_added_and_read_back_and_done_runs_are_skipped(tmp_path):
@@ -71,8 +80,8 @@ def test_records_are_added_and_read_back_and_done_runs_are_skipped(tmp_path):
     for row in rows:
         records.append_record(path, row)
     assert records.read_records(path) == rows
-    left = records.remaining(matrix.matrix(["vgg_small"], 1), rows)
-    assert len(left) == 22 - 3 and rows[0].case not in left
+    left = records.remaining(matrix.matrix(["vgg_small"], 1, lambda setting, method: None), rows)
+    assert len(left) == 44 - 3 and rows[0].case not in left
     path.write_text("network,seed\n", encoding="utf-8")
     with pytest.raises(ValueError, match=r"results.csv: found columns \['network', 'seed'\], expected"):
         records.read_records(path)
@@ -109,7 +118,10 @@ def test_tables_say_what_the_records_say():
         rows.append(record("float", "float", seed, 92.0 + shift))
         rows += [record("W2A2", method, seed, top1 + shift) for method, top1 in (("lq", 91.5), ("lsq", 90.5))]
         rows.append(record("W2A2", "dorefa-pact", seed, 91.6 + 5 * shift))
+    untested = dict.fromkeys(("integer_bases", "edges8", "integer_all"))
+    rows += [replace(row, lr=0.01, top1=80.0, **untested) for row in rows if row.seed == 0]
     text = tables.markdown(rows)
+    assert "| W2A2 | 80.00 | 91.50 | 80.00 | 90.50 | 80.00 | 91.60 |" in text
     assert "| W2A2 | 91.50 ± 0.10 (3) | 90.50 ± 0.10 (3) | 91.60 ± 0.50 (3) |" in text
     assert "| float | 92.00 ± 0.10 (3) | | |" in text
     assert "| W2A2 | +1.00 ± 0.00 (3) | -0.10 ± 0.99 (3) | -0.50 ± 0.00 (3) |" in text
@@ -123,6 +135,13 @@ def test_tables_say_what_the_records_say():
 
 def test_tables_of_a_matrix_that_has_only_begun():
     text = tables.markdown([record("float", "float"), record("W2A2", "lsq")])
+    assert "| W2A2 | - | - | - | 90.00 | - | - |" in text and "### vgg_small\n\nNo runs." in text
+    both = [
+        record(setting, method, lr=lr)
+        for setting, method in (("float", "float"), ("W2A2", "lsq"))
+        for lr in (0.01, 0.03)
+    ]
+    text = tables.markdown(both)
     assert "| W2A2 | - | 90.00 (1) | - |" in text and "| W2A2 | - | - | - |" in text
     assert "| integer bases | - |" in text and "shown" not in text
 
@@ -140,7 +159,7 @@ def test_the_command_lists_what_is_left(tmp_path):
     options = ["--list", "--network", "vgg_small", "--seeds", "1", "--results", tmp_path / "none.csv"]
     done = subprocess.run([sys.executable, SCRIPT, *options], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert len(done.stdout.splitlines()) == 22 and done.stdout.startswith("vgg_small float float seed 0\n")
+    assert len(done.stdout.splitlines()) == 44 and done.stdout.startswith("vgg_small float float seed 0 rate 0.01\n")
 
 
 @pytest.mark.parametrize("zero", [True, False])
@@ -186,7 +205,7 @@ def trained(tmp_path_factory):
     source = Arrays(images=images, labels=torch.randint(0, 10, (256,), generator=generator))
     data = Data(train=source, test=source)
     form = replace(matrix.FORMS["vgg_small"], twin_epochs=1, width=0.0625)
-    case = Case(network="vgg_small", setting="W2A2", method="lq", seed=5)
+    case = Case(network="vgg_small", setting="W2A2", method="lq", seed=5, lr=0.03)
     found = run_case(case, data, folder, form=form)
     model = models.create("vgg_small", weight_bits=None, in_channels=1, image_size=14, width=0.0625)
     convert(model, case)
@@ -200,7 +219,7 @@ def test_a_run_can_be_repeated(trained):
     first, second, *_ = trained
     varying = {"seconds": 0.0, "date": ""}
     assert replace(first, **varying) == replace(second, **varying)
-    assert first.case == Case(network="vgg_small", setting="W2A2", method="lq", seed=5)
+    assert first.case == Case(network="vgg_small", setting="W2A2", method="lq", seed=5, lr=0.03)
     assert None not in (first.calibrated, first.integer_bases, first.edges8, first.integer_all)
     assert first.train_images == 256 and first.weight_bits == 2
 

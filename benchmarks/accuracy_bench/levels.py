@@ -15,6 +15,9 @@ from lqcompile.nn.uniform import best_step
 BINS = 60
 """Of the histograms."""
 
+LIMIT = 4.0
+"""Ends of the axis of weights, in root mean squares."""
+
 
 def plot_levels(model: nn.Module, values: dict[str, tuple[Tensor, Tensor]], title: str, path: Path) -> None:
     """One row per layer: activations with the learned levels and the best uniform ones, and weights likewise.
@@ -32,6 +35,7 @@ def plot_levels(model: nn.Module, values: dict[str, tuple[Tensor, Tensor]], titl
 
     mpl.use("svg")
     mpl.rcParams["svg.hashsalt"] = "lqcompile"  # the same file from the same network
+    mpl.rcParams["svg.fonttype"] = "none"  # letters as text, not as outlines
     from matplotlib import pyplot
 
     layers = [(name, model.get_submodule(name)) for name in values]
@@ -62,7 +66,7 @@ def _plot_activations(axis: Any, values: Tensor, quantizer: LQActivation) -> Non
     top = len(levels) - 1
     step = best_step(values[None], 0, top)[0]
     # Half of the values of a ReLU are 0: they would hide the others.
-    axis.hist(values[values > 0].numpy(), BINS, color="0.8")
+    axis.hist(values[values > 0].numpy(), BINS, color="0.8", histtype="stepfilled")
     for level in levels.tolist():
         axis.axvline(level, color="C0", linewidth=1.2)
     for level in (step * torch.arange(top + 1)).tolist():
@@ -71,8 +75,17 @@ def _plot_activations(axis: Any, values: Tensor, quantizer: LQActivation) -> Non
 
 def _plot_weights(axis: Any, weights: Tensor, quantizer: LQWeight) -> None:
     size = weights.square().mean(1, keepdim=True).sqrt().clamp_min(torch.finfo(torch.float32).tiny)
-    axis.hist((weights / size).flatten().numpy(), BINS, range=(-4, 4), color="0.8")
+    axis.hist((weights / size).flatten().numpy(), BINS, range=(-LIMIT, LIMIT), color="0.8", histtype="stepfilled")
     levels = (quantizer.levels().values / size).flatten()
-    low, high = axis.get_ylim()
-    axis.vlines(levels.numpy(), low, high * 0.25, color="C0", linewidth=0.4, alpha=0.5)
-    axis.set_xlim(-4, 4)
+    # All ticks in one path, broken by NaN: a path for each would make the file ten times as large.
+    ticks = levels[levels.abs() < LIMIT]
+    breaks = torch.full_like(ticks, torch.nan)
+    height = axis.get_ylim()[1] / 4
+    axis.plot(
+        torch.stack([ticks, ticks, breaks], 1).flatten().numpy(),
+        torch.stack([0 * ticks, 0 * ticks + height, breaks], 1).flatten().numpy(),
+        color="C0",
+        linewidth=0.4,
+        alpha=0.5,
+    )
+    axis.set_xlim(-LIMIT, LIMIT)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 FLOAT = "float"
@@ -21,6 +21,9 @@ SETTINGS: dict[str, tuple[int, int]] = {
     "W3A3": (3, 3),
 }
 """Bits of weights and activations; 32 is float."""
+
+RATES = (0.01, 0.03)
+"""Highest learning rates that every method is tried with at every setting: seed 0 of the first network chooses."""
 
 CLAIMED = ("W2A2", "W1A2", "W3A3")
 """Settings that claims are made of; these get seeds first."""
@@ -58,12 +61,14 @@ class Case:
         setting: key of `SETTINGS`.
         method: of `METHODS`, or "float" for the float network trained on.
         seed: of weights, order and augmentation; runs of a seed share their float twin.
+        lr: highest learning rate.
     """
 
     network: str
     setting: str
     method: str
     seed: int
+    lr: float
 
     @property
     def bits(self) -> tuple[int, int]:
@@ -71,28 +76,40 @@ class Case:
         return SETTINGS[self.setting]
 
 
-def cases(network: str, settings: Sequence[str], seed: int) -> Iterator[Case]:
-    """The float run and every method at every one of `settings`."""
-    yield Case(network=network, setting=FLOAT, method=FLOAT, seed=seed)
-    for setting in settings:
-        for method in METHODS:
-            yield Case(network=network, setting=setting, method=method, seed=seed)
+Choice = Callable[[str, str], float | None]
+"""From a setting and a method to the learning rate that was chosen for them, None while it is not."""
 
 
-def matrix(networks: Sequence[str], seeds: int) -> list[Case]:
-    """All runs; stopped anywhere, what is done makes a table.
+def matrix(networks: Sequence[str], seeds: int, chosen: Choice) -> list[Case]:
+    """All runs that are known by now; stopped anywhere, what is done makes a table.
 
-    First one seed of everything on the first network, then the claimed settings of the others, then more seeds of
-    those, then the other settings.
+    First everything on the first network with one seed and both rates. The better rates then serve all other runs: a
+    second seed of the claimed settings, the other networks, further seeds, and at last the other settings.
+
+    Args:
+        networks: keys of `FORMS`.
+        seeds: of each network.
+        chosen: the rate for a setting and a method.
     """
+    first, *rest = networks
     others = [setting for setting in SETTINGS if setting not in (FLOAT, *CLAIMED)]
-    found = [*cases(networks[0], (*CLAIMED, *others), 0)]
-    for network in networks[1:]:
-        found += cases(network, CLAIMED, 0)
-    for seed in range(1, seeds):
-        for network in networks:
-            found += cases(network, CLAIMED, seed)
-    for seed in range(seeds):
-        for network in networks:
-            found += cases(network, others, seed)
+    found = [
+        Case(network=first, setting=setting, method=method, seed=0, lr=lr)
+        for setting, method in _pairs((*CLAIMED, *others))
+        for lr in RATES
+    ]
+    order = [(first, seed, CLAIMED) for seed in range(1, min(seeds, 2))]
+    order += [(network, 0, CLAIMED) for network in rest]
+    order += [(network, seed, CLAIMED) for seed in range(1, seeds) for network in networks]
+    order += [(network, seed, others) for seed in range(seeds) for network in networks]
+    for network, seed, settings in order:
+        for setting, method in _pairs(settings):
+            lr = chosen(setting, method)
+            if lr is not None:
+                found.append(Case(network=network, setting=setting, method=method, seed=seed, lr=lr))
     return list(dict.fromkeys(found))
+
+
+def _pairs(settings: Sequence[str]) -> list[tuple[str, str]]:
+    """Float, and every setting with every method."""
+    return [(FLOAT, FLOAT), *((setting, method) for setting in settings for method in METHODS)]

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from accuracy_bench.matrix import Case
+from accuracy_bench.matrix import RATES, Case
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +70,7 @@ class Record:
     @property
     def case(self) -> Case:
         """Which run it is."""
-        return Case(network=self.network, setting=self.setting, method=self.method, seed=self.seed)
+        return Case(network=self.network, setting=self.setting, method=self.method, seed=self.seed, lr=self.lr)
 
 
 FIELDS = [field.name for field in dataclasses.fields(Record)]
@@ -110,6 +110,16 @@ def remaining(cases: Sequence[Case], records: Sequence[Record]) -> list[Case]:
     """The cases that have no row yet, in their order."""
     done = {record.case for record in records}
     return [case for case in cases if case not in done]
+
+
+def chosen_rate(records: Sequence[Record], network: str, setting: str, method: str) -> float | None:
+    """The rate of `RATES` with the higher test accuracy at seed 0 of `network`; None until both have been tried."""
+    tried = {
+        record.lr: record.top1
+        for record in records
+        if (record.network, record.setting, record.method, record.seed) == (network, setting, method, 0)
+    }
+    return max(RATES, key=lambda lr: tried[lr]) if set(RATES) <= set(tried) else None
 
 
 def _line(values: Sequence[str]) -> str:

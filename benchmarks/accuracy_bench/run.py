@@ -23,9 +23,6 @@ from lqcompile.training.evaluation import estimate_statistics
 
 BATCH = 128
 
-RATES = {FLOAT: 0.01, "lq": 0.03, "lsq": 0.03, "dorefa-pact": 0.03}
-"""Highest learning rate of each method: of those that ``--sweep`` tries the best on average of W2A2 and W1A2."""
-
 TWIN_RATE = 0.1
 """Highest learning rate of the float twin, which starts from fresh weights."""
 
@@ -82,7 +79,7 @@ def float_twin(network: str, form: Form, data: Data, seed: int, cache: Path) -> 
     return model
 
 
-def run_case(case: Case, data: Data, cache: Path, *, form: Form | None = None, lr: float | None = None) -> Record:
+def run_case(case: Case, data: Data, cache: Path, *, form: Form | None = None) -> Record:
     """Train one network and test it.
 
     Args:
@@ -90,10 +87,8 @@ def run_case(case: Case, data: Data, cache: Path, *, form: Form | None = None, l
         data: training and test images of the size that the form asks for.
         cache: folder of the float twins.
         form: other than that of `FORMS`.
-        lr: other than that of `RATES`.
     """
     form = form or FORMS[case.network]
-    lr = RATES[case.method] if lr is None else lr
     model = float_twin(case.network, form, data, case.seed, cache)
     twin = accuracy(model, data)
     start = time.perf_counter()
@@ -101,7 +96,7 @@ def run_case(case: Case, data: Data, cache: Path, *, form: Form | None = None, l
     if case.method != FLOAT:
         calibrated = calibrated_accuracy(copy.deepcopy(model), case, data)
         prepare(model, case, data)
-    result = fit(model, recipe(form.epochs, lr, case.seed), data)
+    result = fit(model, recipe(form.epochs, case.lr, case.seed), data)
     seconds = time.perf_counter() - start
     torch.save(model.state_dict(), state_file(case, cache))
     ablations = ablate(model, data, mix(case.seed, form.epochs)) if case.method == "lq" else (None, None, None)
@@ -116,7 +111,7 @@ def run_case(case: Case, data: Data, cache: Path, *, form: Form | None = None, l
         seed=case.seed,
         twin_epochs=form.twin_epochs,
         epochs=form.epochs,
-        lr=lr,
+        lr=case.lr,
         batch=BATCH,
         train_images=len(data.train),
         twin=twin,
@@ -163,7 +158,7 @@ def convert(model: nn.Module, case: Case) -> None:
 
 def state_file(case: Case, cache: Path) -> Path:
     """Where the finished network of a run is kept."""
-    return cache / f"{case.network}-{case.setting.replace('/', '-')}-{case.method}-{case.seed}.pt"
+    return cache / f"{case.network}-{case.setting.replace('/', '-')}-{case.method}-{case.seed}-{case.lr}.pt"
 
 
 def finished(case: Case, data: Data, cache: Path) -> nn.Module:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import product
 from statistics import fmean, stdev
 
-from accuracy_bench.matrix import FLOAT, FORMS, METHODS, SETTINGS
-from accuracy_bench.records import Record
+from accuracy_bench.matrix import FLOAT, FORMS, METHODS, RATES, SETTINGS
+from accuracy_bench.records import Record, chosen_rate
 from accuracy_bench.statistics import Interval, interval, pooled_intervals
 
 TITLES = {"lq": "LQ", "lsq": "LSQ", "dorefa-pact": "DoReFa/PACT", FLOAT: "float"}
@@ -25,13 +26,36 @@ ABLATIONS: dict[str, Callable[[Record], float | None]] = {
 
 
 def markdown(records: Sequence[Record]) -> str:
-    """All tables, network by network."""
-    return "\n".join(
-        _network(network, [record for record in records if record.network == network]) for network in FORMS
-    )
+    """All tables, network by network; those of accuracies hold the runs with the chosen rates."""
+    first = next(iter(FORMS))
+    rates = {
+        (record.setting, record.method): chosen_rate(records, first, record.setting, record.method)
+        for record in records
+    }
+    chosen = [record for record in records if record.lr == rates[record.setting, record.method]]
+    parts = ["Both rates, seed 0 of the first network:", "", *_rates(records, first), ""]
+    for network in FORMS:
+        runs = [record for record in chosen if record.network == network]
+        tried = [record for record in records if record.network == network]
+        parts.append(_network(network, runs, tried))
+    return "\n".join(parts)
 
 
-def _network(network: str, records: Sequence[Record]) -> str:
+def _rates(records: Sequence[Record], network: str) -> Iterator[str]:
+    columns = [f"{TITLES[method]} {lr:g}" for method in METHODS for lr in RATES]
+    yield f"| setting | {' | '.join(columns)} |"
+    yield f"|---|{'---|' * len(columns)}"
+    runs = [record for record in records if (record.network, record.seed) == (network, 0)]
+    for setting in _settings(runs):
+        methods = [FLOAT] if setting == FLOAT else METHODS
+        cells = []
+        for method, lr in product(methods, RATES):
+            values = _values([record for record in runs if record.lr == lr], setting, method)
+            cells.append(f"{values[0]:.2f}" if values else "-")
+        yield f"| {setting} | {' | '.join(cells)} |{' |' * (len(columns) - len(cells))}"
+
+
+def _network(network: str, records: Sequence[Record], tried: Sequence[Record]) -> str:
     if not records:
         return f"### {network}\n\nNo runs.\n"
     form = records[0]
@@ -51,13 +75,13 @@ def _network(network: str, records: Sequence[Record]) -> str:
         "",
         *_differences(records),
         "",
-        "What the finished LQ networks lose, in points, over all settings and seeds, without further training:",
+        "What the finished LQ networks lose, in points, over all settings, seeds and rates, without further training:",
         "",
-        *_ablations(records),
+        *_ablations(tried),
         "",
         "Claims:",
         "",
-        *_claims(records),
+        *_claims(records, tried),
         "",
     ]
     return "\n".join(lines)
@@ -102,7 +126,7 @@ def _ablations(records: Sequence[Record]) -> Iterator[str]:
         yield f"| {name} | {_interval(_mean(losses(records, value)), 'runs')} |"
 
 
-def _claims(records: Sequence[Record]) -> Iterator[str]:
+def _claims(records: Sequence[Record], tried: Sequence[Record]) -> Iterator[str]:
     yield "| claim | |"
     yield "|---|---|"
     for other in (method for method in METHODS if method != "lq"):
@@ -114,7 +138,7 @@ def _claims(records: Sequence[Record]) -> Iterator[str]:
         if setting in to_float:
             yield f"| {setting}: LQ within {most} points of float | {to_float[setting].at_least(-most)} |"
     for name, value in ABLATIONS.items():
-        loss = _mean(losses(records, value))
+        loss = _mean(losses(tried, value))
         if loss is not None:
             yield f"| {name}: less than {ABLATION_COST} points | {loss.at_most(ABLATION_COST)} |"
 
