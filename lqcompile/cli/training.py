@@ -51,8 +51,6 @@ def train(
 ) -> None:
     """Train a network by a recipe and export it; needs the extra 'train' (PyTorch)."""
     with _extra():
-        import torch
-
         from lqcompile.training import load_recipe, ranks, run
         from lqcompile.training.fit import CHECKPOINT
 
@@ -65,8 +63,6 @@ def train(
         )
         raise TrainingError(f"train: found no {missing}, expected one; {EXAMPLE}")
     plan = load_recipe(recipe, overrides or ())
-    if threads is not None:
-        torch.set_num_threads(threads)
     try:
         with progress_bar("Training") as move:
 
@@ -81,6 +77,7 @@ def train(
                 start=start,
                 resume=resume,
                 device=device,
+                threads=threads,
                 tensorboard=tensorboard,
                 on_step=told,
                 on_epoch=lambda epoch: _show(epoch, plan),

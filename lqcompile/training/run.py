@@ -64,6 +64,7 @@ def train(
     start: Path | None = None,
     resume: bool = False,
     device: str | None = None,
+    threads: int | None = None,
     tensorboard: bool = False,
     on_step: Callable[[Step], None] | None = None,
     on_epoch: Callable[[Epoch], None] | None = None,
@@ -78,6 +79,7 @@ def train(
             and learns from the twin where the recipe distils.
         resume: go on with the run in `output`.
         device: where to train, as torch names it; None for a CUDA device if there is one, else the CPU.
+        threads: CPU threads; None for torch's choice.
         tensorboard: write a log for TensorBoard as well.
         on_step: told now and then how far an epoch is.
         on_epoch: told of every epoch that is done.
@@ -93,6 +95,8 @@ def train(
     """
     if recipe.network is None:
         raise TrainingError("recipe: found no [network] section, expected one; add it, or call lqcompile.training.fit")
+    if threads is not None:
+        torch.set_num_threads(threads)
     target = ranks.choose_device(device)
     with ranks.processes(target):
         _prepare(output, recipe, resume=resume)
