@@ -9,6 +9,7 @@ dense ones; a tile reads the window of input words in which its channels have an
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import gcd
 from typing import Any
 
 import numpy as np
@@ -353,11 +354,14 @@ class ContractionBuilder:
                             result = family.step(accumulators[index], word, weights[i * tile.blocks + n])
                             T.buffer_store(accumulators, result, [index])
 
-        if count == 1:
-            body(T.int32(0))
+        together = gcd(count, tile.unroll)
+        if count == together:
+            for k in range(count):
+                body(T.int32(k))
         else:
-            with T.serial(0, count) as k:
-                body(k)
+            with T.serial(0, count // together) as turn:
+                for k in range(together):
+                    body(turn * together + k if together > 1 else turn)
 
     def _activation(self, index: Expr) -> list[Expr]:
         """Operands of the word at element `index` of the input."""

@@ -87,10 +87,17 @@ class ConvShape:
 
 @dataclass(frozen=True, kw_only=True)
 class Tile:
-    """Register tile: `pixels` outputs (after pooling) by `blocks` vectors of the family's channels."""
+    """Register tile.
+
+    Args:
+        pixels: outputs (after pooling).
+        blocks: vectors of the family's channels.
+        unroll: words of a tap that one turn of the loop takes, as far as their number divides by it.
+    """
 
     pixels: int
     blocks: int
+    unroll: int = 1
 
 
 class Family(Protocol):

@@ -8,7 +8,7 @@ from typing import Any
 from lqcompile.target import Target
 
 from . import elementwise as maps
-from .depthwise import depthwise
+from .depthwise import Depthwise, depthwise
 from .formats import Kind
 from .packed import Packed
 from .problem import ConvShape, Family, SumRule, Tile
@@ -91,6 +91,9 @@ LOOKUP_ACCUMULATORS = 14
 LOOKUP_SLAB_BYTES = 20 << 10
 """Weights that leave room for a table and the rows of pixels in a first-level cache of 32 kB."""
 
+UNROLLED = (1, 2, 4)
+"""Words of a tap that a tuner may let one turn of the loop take."""
+
 CARRY_SAVE_ACCUMULATORS = 4
 """Each needs four registers: three adder levels and a total."""
 
@@ -159,7 +162,11 @@ def space(
     if isinstance(kind, DotTiles):
         return Space(tiles=distinct([best, *(group for count in counts for group in tile_groups(shape, rule, count))]))
     held = shape.weight_planes * rule.act_planes * pool[0] * pool[1]
-    return Space(tiles=register_tiles(best, counts, shape.tile_columns, _accumulators(isa, kind) / held))
+    tiles = register_tiles(best, counts, shape.tile_columns, _accumulators(isa, kind) / held)
+    unrolled = tuple(count for count in UNROLLED if shape.words % count == 0)
+    # Carry-save adders take eight words at a time anyway, and depthwise kernels have no loop over words.
+    looped = len(unrolled) > 1 and not kind.carry_save and not isinstance(kind, Depthwise)
+    return Space(tiles=tiles, knobs={"unroll": unrolled} if looped else {})
 
 
 def _accumulators(isa: X86, kind: Family) -> int:

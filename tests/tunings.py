@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 import pickle
 import signal
@@ -51,6 +52,16 @@ def network(seed: int = 0) -> Plan:
 def tasks(seed: int = 0) -> tuple[Task, ...]:
     """The tasks of `network`."""
     return tuple(make_tasks(network(seed), TARGET, KEY, lambda _doing, _share: None))
+
+
+def points(task: Task) -> list[Candidate]:
+    """All candidates of a task."""
+    return [
+        Candidate(family=family, tile=space.choose(index, dict(zip(space.knobs, values, strict=True))))
+        for family, space in task.spaces.items()
+        for index in range(len(space.tiles))
+        for values in itertools.product(*space.knobs.values())
+    ]
 
 
 def formula(candidate: Candidate) -> float:

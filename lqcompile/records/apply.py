@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +129,8 @@ def read_tile(timed: Timed, target: Target) -> Tile | None:
         return None
     importlib.import_module(f"lqcompile.schedules.{target.schedule}")
     for kind in (Tile, *Tile.__subclasses__()):
-        if {field.name for field in fields(kind)} == set(timed.tile):
+        needed = {field.name for field in fields(kind) if field.default is MISSING}
+        if needed <= set(timed.tile) <= {field.name for field in fields(kind)}:
             return kind(**timed.tile)
     raise TuningError(
         f"records: found a tile of {', '.join(timed.tile)}, expected fields of a tile of target {target.name}; the "

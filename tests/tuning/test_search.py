@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tunings import KEY, Formula, formula, pretend, tasks, wrong_dot8
+from tunings import KEY, Formula, formula, points, pretend, tasks, wrong_dot8
 
 from lqcompile.errors import TuningError
-from lqcompile.lowering.choose import Candidate
 from lqcompile.records.tuned import read_tuned, write_tuned
 from lqcompile.tuning import tune as tuning
 from lqcompile.tuning.budget import Budget
@@ -25,13 +24,9 @@ from lqcompile.tuning.tune import Status, check_extra
 from lqcompile.tuning.work import WRONG
 
 
-def points(task: Any) -> list[Candidate]:
-    return [Candidate(family=family, tile=tile) for family, space in task.spaces.items() for tile in space.tiles]
-
-
 def test_it_finds_the_fastest_of_all(tmp_path: Path) -> None:
     executor, seen = Formula(), list[Status]()
-    result = pretend(tmp_path, Budget(trials=1000), executor, seen.append)
+    result = pretend(tmp_path, Budget(trials=100), executor, seen.append)
     assert len(set(executor.seen)) == len(executor.seen) == result.trials
     for task, entry in zip(tasks(), result.tuned, strict=True):
         best = min(points(task), key=formula)

@@ -16,7 +16,7 @@ import cloudpickle
 import numpy as np
 import pytest
 from compiling import missing
-from tunings import TARGET, formula, tasks
+from tunings import TARGET, formula, points, tasks
 
 from lqcompile.errors import TuningError
 from lqcompile.lowering.choose import Candidate
@@ -65,11 +65,12 @@ def test_readings_of_a_hot_machine_are_thrown_away(monkeypatch: pytest.MonkeyPat
 
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
-    """Files of a task and of two of its candidates, compiled together."""
+    """Files of a task, and of the cost table's choice and the last point of each design space, compiled together."""
     folder = tmp_path_factory.mktemp("compiled")
     task = tasks()[1]
     task.save(folder / "task")
-    candidates = (Candidate(family=task.layer.family), task.guesses[-1])
+    last = {candidate.family: candidate for candidate in points(task)}
+    candidates = (Candidate(family=task.layer.family), *last.values())
     return str(folder / "task"), compile_candidates(str(folder / "task"), candidates, str(folder / "compiled"))
 
 
@@ -79,7 +80,7 @@ def test_right_candidates_are_timed(compiled: tuple[str, str]) -> None:
     reading = Measure(task=task, compiled=path, best_s=None).run(ThisMachine())
     assert reading.seconds > 0 and reading.readings >= 7
     readings = Compare(task=task, compiled=path, rounds=5).run(ThisMachine())
-    assert [len(found or []) for found in readings] == [5, 5]
+    assert {len(found or []) for found in readings} == {5} and len(readings) > 2
 
 
 @runs_here
@@ -91,7 +92,9 @@ def test_wrong_candidates_are_rejected(compiled: tuple[str, str], tmp_path: Path
     task.save(tmp_path / "task")
     with pytest.raises(TuningError, match=f"^{WRONG}$"):
         Measure(task=str(tmp_path / "task"), compiled=path, best_s=None).run(ThisMachine())
-    assert Compare(task=str(tmp_path / "task"), compiled=path, rounds=5).run(ThisMachine()) == [None, None]
+    assert Compare(task=str(tmp_path / "task"), compiled=path, rounds=5).run(ThisMachine()) == [None] * (
+        1 + len(task.spaces)
+    )
 
 
 @dataclass(frozen=True)

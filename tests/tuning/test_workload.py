@@ -9,7 +9,7 @@ import pytest
 import tvm
 from lqcompile.schedules.problem import Tile
 from lqcompile.schedules.space import Space, register_tiles
-from tunings import KEY, network, tasks
+from tunings import KEY, network, points, tasks
 from tvm.s_tir import Schedule
 
 from lqcompile.errors import TuningError
@@ -25,12 +25,12 @@ from lqcompile.tuning.workload import design_spaces, identity, make_workload, pl
 def test_every_candidate_survives_its_schedule() -> None:
     for task in tasks():
         module = make_workload(task.instance, task.key, task.spaces)
-        for family, space in task.spaces.items():
-            assert len(set(space.tiles)) == len(space.tiles) == space.size
-            for tile in space.tiles:
-                schedule = place(module, task.spaces, Candidate(family=family, tile=tile))
-                assert schedule is not None
-                assert read_candidate(schedule.mod, task.spaces) == Candidate(family=family, tile=tile)
+        candidates = points(task)
+        assert len(set(candidates)) == len(candidates) == sum(space.size for space in task.spaces.values())
+        for candidate in candidates:
+            schedule = place(module, task.spaces, candidate)
+            assert schedule is not None
+            assert read_candidate(schedule.mod, task.spaces) == candidate
 
 
 def test_the_guesses_begin_with_the_cost_tables_choice_and_are_offered() -> None:
@@ -102,11 +102,7 @@ def test_the_layers_of_one_shape_are_one_task() -> None:
 def test_features_tell_candidates_apart() -> None:
     features = Features(tasks())
     task = tasks()[0]
-    rows = {
-        tuple(features.row(task, Candidate(family=family, tile=tile)))
-        for family, space in task.spaces.items()
-        for tile in space.tiles
-    }
+    rows = {tuple(features.row(task, candidate)) for candidate in points(task)}
     assert len(rows) == sum(space.size for space in task.spaces.values())
 
 
