@@ -38,14 +38,8 @@ THREAD_INDEX = 1
 
 @dataclass(frozen=True, kw_only=True)
 class Warp:
-    """Vector operations of an NVIDIA GPU.
+    """Vector operations of an NVIDIA GPU; `lanes` are the threads of a warp."""
 
-    Args:
-        b1mma: binary tensor cores run at a rate of their own (sm_80 to sm_90).
-        lanes: threads of a warp.
-    """
-
-    b1mma: bool = False
     lanes: int = LANES
 
     @property

@@ -152,6 +152,10 @@ class Gpu:
         self._check(status, "cuModuleLoadData")
         return module
 
+    def unload(self, module: Handle) -> None:
+        """Gives a module back."""
+        self._call("cuModuleUnload", module)
+
     def function(self, module: Handle, name: str) -> Handle:
         """A kernel of a module."""
         found = Handle()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -63,19 +64,36 @@ class Engine:
         gpu: Gpu,
         subject: str,
     ) -> None:
+        self._memory: Memory | None = None
+        self._params: Pointer | None = None
+        self._module: Handle | None = None
         self.gpu = gpu
         self.launches: Mapping[str, Any] = variant["launches"]
         self._arena_bytes = int(variant["arena_bytes"])
         self._ports = {("input", index): size for index, size in enumerate(sizes[0])}
         self._ports |= {("output", index): size for index, size in enumerate(sizes[1])}
         gpu.enter()
-        module = gpu.load(code, subject)
+        self._module = gpu.load(code, subject)
         entries = [*self.launches["steps"], *self.launches["sums"]]
-        self._functions = {name: gpu.function(module, name) for name in {entry["kernel"] for entry in entries}}
+        self._functions = {name: gpu.function(self._module, name) for name in {entry["kernel"] for entry in entries}}
         self._params = gpu.allocate(len(params))
         gpu.write(self._params, np.frombuffer(params, np.uint8))
         gpu.wait()
-        self._memory: Memory | None = None
+
+    def close(self) -> None:
+        """Gives everything on the GPU back; the engine runs nothing after that."""
+        self.gpu.enter()
+        self._release()
+        if self._params is not None:
+            self.gpu.free(self._params)
+        if self._module is not None:
+            self.gpu.unload(self._module)
+        self._params = self._module = None
+
+    def __del__(self) -> None:
+        """The driver itself gives back what a process held when it ends."""
+        if not sys.is_finalizing():
+            self.close()
 
     def run(self, *arguments: Any) -> None:
         """``run(inputs..., outputs..., arena, params, first, last)`` as on CPUs: steps of one or all samples.
@@ -183,6 +201,8 @@ class Engine:
         if self._memory is not None and self._memory.samples >= wanted:
             return self._memory
         self._release()
+        if self._params is None:
+            raise InputError("model: found it closed, expected an open one; load it again")
         each = self._arena_bytes + 4 * sum(self._ports.values())
         wanted = max(1, min(wanted, int(MEMORY_SHARE * self.gpu.free_bytes()) // each))
         pointers = {("arena", 0): self.gpu.allocate(wanted * self._arena_bytes), ("params", 0): self._params}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import re
 from pathlib import Path
 
@@ -110,6 +111,25 @@ def test_batches_are_as_large_as_the_memory_allows(gpu: emulated_gpu.Driver, art
     assert model.engine._memory.samples == 3
     for name, array in whole.items():
         np.testing.assert_array_equal(parts[name], array)
+
+
+def test_a_model_gives_its_memory_back(gpu: emulated_gpu.Driver, artifact: Path) -> None:
+    gc.collect()
+    before = gpu.bytes_in_use
+    model = load(artifact)
+    model.run({"x": np.zeros((2, 8, 5, 5), np.float32)})
+    assert gpu.bytes_in_use > before
+    held = model.engine
+    del model
+    held.close()
+    assert gpu.bytes_in_use == before
+    with pytest.raises(InputError, match=r"^model: found it closed, expected an open one; load it again$"):
+        held.bind([np.zeros((1, 200), np.float32), np.zeros((1, 400), np.float32)])
+    del held
+    again = load(artifact)
+    del again
+    gc.collect()
+    assert gpu.bytes_in_use == before
 
 
 def test_no_samples(gpu: emulated_gpu.Driver, artifact: Path) -> None:

@@ -24,7 +24,11 @@ namespace {
 constexpr size_t PAGE = 4096, ALIGNMENT = 256;
 std::map<std::string, long long> setting = {
     {"devices", 1}, {"driver", 13000}, {"major", 9}, {"minor", 0}, {"free", 1LL << 32}, {"load", 0}, {"launch", 0}};
-std::map<uint64_t, std::pair<void*, size_t>> held;
+struct Pages {
+  void* start;
+  size_t room, size;
+};
+std::map<uint64_t, Pages> held;
 size_t in_use = 0;
 
 struct Node {
@@ -78,7 +82,7 @@ int cuMemAlloc_v2(uint64_t* pointer, size_t size) {
   const size_t slack = (room - size) / ALIGNMENT * ALIGNMENT;  // the end of the memory lies just before the last page
   for (size_t at = 0; at < room; ++at) pages[at] = static_cast<char>(at * 2654435761u >> 13);
   *pointer = reinterpret_cast<uint64_t>(pages + slack);
-  held[*pointer] = {pages, room + PAGE};
+  held[*pointer] = {pages, room + PAGE, size};
   in_use += size;
   return 0;
 }
@@ -86,11 +90,9 @@ int cuMemAlloc_v2(uint64_t* pointer, size_t size) {
 int cuMemFree_v2(uint64_t pointer) {
   const auto found = held.find(pointer);
   if (found == held.end()) return 1;
-  in_use -= found->second.second - PAGE - (pointer - reinterpret_cast<uint64_t>(found->second.first)) -
-            (found->second.second - PAGE) % 1;
-  munmap(found->second.first, found->second.second);
+  in_use -= found->second.size;
+  munmap(found->second.start, found->second.room);
   held.erase(found);
-  if (held.empty()) in_use = 0;
   return 0;
 }
 
@@ -112,6 +114,8 @@ int cuModuleLoadData(void** module, const void* image) {
   unlink(path);
   return *module ? 0 : 200;
 }
+
+int cuModuleUnload(void* module) { return dlclose(module), 0; }
 
 int cuModuleGetFunction(void** function, void* module, const char* name) {
   return (*function = dlsym(module, (std::string("emulated_") + name).c_str())) ? 0 : 500;
