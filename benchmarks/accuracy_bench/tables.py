@@ -63,7 +63,8 @@ def _network(network: str, records: Sequence[Record], tried: Sequence[Record]) -
     lines = [
         f"### {network}, {form.width:g} times the width, images of {form.image_size}x{form.image_size}",
         "",
-        f"{origin}. Test accuracy in percent: mean ± standard deviation over seeds (number of seeds).",
+        f"{origin}.",
+        "Test accuracy in percent: mean ± standard deviation over seeds (number of seeds).",
         "",
         *_accuracies(records),
         "",
