@@ -25,6 +25,7 @@ class Usage:
     """What a kernel takes of a multiprocessor, as ptxas reports it; empty for PTX."""
 
     registers: int
+    stack_bytes: int
     spilled_bytes: int
     shared_bytes: int
 
@@ -123,9 +124,11 @@ def _usage(log: str) -> dict[str, Usage]:
         name = part[: part.index("'")]
         spills = [int(number) for number in re.findall(r"(\d+) bytes spill", part)]
         registers = re.search(r"Used (\d+) registers", part)
+        stack = re.search(r"(\d+) bytes stack frame", part)
         shared = re.search(r"(\d+) bytes smem", part)
         found[name] = Usage(
             registers=int(registers[1]) if registers else 0,
+            stack_bytes=int(stack[1]) if stack else 0,
             spilled_bytes=sum(spills),
             shared_bytes=int(shared[1]) if shared else 0,
         )
