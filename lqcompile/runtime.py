@@ -199,7 +199,7 @@ class CompiledModel:
 
 
 def load(path: str | Path, *, threads: int | None = None) -> CompiledModel:
-    """Loads an artifact, picking the variant for this CPU.
+    """Loads an artifact, picking the variant for this CPU, or for the GPU if it is for one.
 
     Args:
         path: of the artifact.
@@ -208,6 +208,7 @@ def load(path: str | Path, *, threads: int | None = None) -> CompiledModel:
 
     Raises:
         ArtifactError: the file is damaged, or does not fit this machine.
+        DeviceError: it is for a GPU, and there is none that runs it.
         InputError: there are fewer processors than `threads`.
     """
     artifact = read_artifact(Path(path))
