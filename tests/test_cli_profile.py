@@ -9,6 +9,7 @@ import pytest
 from commands import refused
 from models import classifier_model
 
+from lqcompile.artifact import read_artifact, write_artifact
 from lqcompile.runtime import load
 
 
@@ -109,6 +110,24 @@ def test_an_artifact_for_another_cpu(classifier, call, tmp_path):
     code, _, err = call("build", classifier / "model.onnx", "--target", "arm-dotprod", "-o", tmp_path / "arm.tar")
     assert (code, err) == (0, "")
     refused(call("profile", tmp_path / "arm.tar"), "found code for aarch64 on linux, expected x86_64 on linux")
+
+
+def test_an_artifact_for_another_kind_of_machine(classifier, call, tmp_path):
+    artifact = read_artifact(classifier / "model.tar")
+    write_artifact(tmp_path / "gpu.tar", artifact.manifest | {"machine": "cuda"}, artifact.members)
+    refused(
+        call("profile", tmp_path / "gpu.tar"), "found code for cuda, expected code for a CPU; only their layers are"
+    )
+
+
+def test_an_artifact_of_an_older_version(classifier, call, tmp_path):
+    artifact = read_artifact(classifier / "model.tar")
+    (variant,) = artifact.manifest["variants"]
+    regions = [{key: value for key, value in region.items() if key != "bytes"} for region in variant["regions"]]
+    older = artifact.manifest | {"variants": [variant | {"regions": regions}]}
+    write_artifact(tmp_path / "older.tar", older, artifact.members)
+    message = "found a manifest without bytes of regions, expected those that newer versions write; build it again"
+    refused(call("profile", tmp_path / "older.tar"), message)
 
 
 def test_more_threads_than_processors(classifier, call):

@@ -69,13 +69,22 @@ def profile_artifact(request: Request, device: Device | None, move: ProgressCall
         LQCompileError: a file does not serve, or a board fails; the message says what to do.
     """
     from lqcompile.artifact import read_artifact
+    from lqcompile.errors import InputError
     from lqcompile.profiling.candidates import time_alternatives
     from lqcompile.profiling.measure import measure
     from lqcompile.profiling.probes import probe_library
-    from lqcompile.profiling.profile import make_profile
+    from lqcompile.profiling.profile import check_facts, make_profile
+    from lqcompile.runtime import LOADERS
     from lqcompile.target import find
 
     artifact = read_artifact(request.artifact)
+    machine = artifact.manifest["machine"]
+    if machine in LOADERS:
+        raise InputError(
+            f"artifact '{request.artifact}': found code for {machine}, expected code for a CPU; only their layers are "
+            "profiled so far, 'lqcompile bench' times the whole"
+        )
+    check_facts(artifact.manifest, request.artifact.name)
     variant, place = _place(request, artifact, device, move)
     move("compiling probes", 0.0)
     library = probe_library(find(variant["name"]))

@@ -105,6 +105,19 @@ class Work:
     fraction_of_bound: float | None
 
 
+def check_facts(manifest: Mapping[str, Any], file: str) -> None:
+    """Check that a manifest tells of the work in its layers (`lqcompile.facts`), before anything is measured.
+
+    Raises:
+        ArtifactError: it is that of an older version, which says too little.
+    """
+    if not all("bytes" in region for variant in manifest["variants"] for region in variant["regions"]):
+        raise ArtifactError(
+            f"artifact '{file}': found a manifest without bytes of regions, expected those that newer versions write; "
+            "build it again with 'lqcompile build'"
+        )
+
+
 def make_profile(
     manifest: Mapping[str, Any],
     variant: Mapping[str, Any],
@@ -117,17 +130,14 @@ def make_profile(
     """The profile as JSON can hold it; docs/profiling.md says what the keys mean.
 
     Args:
-        manifest: of the artifact.
+        manifest: of the artifact, see `check_facts`.
         variant: that was measured.
         measurement: of it.
         file: name of the artifact.
         artifact_bytes: its size.
         timed: layer name to candidates that were timed for this profile.
-
-    Raises:
-        ArtifactError: the manifest is that of an older version, which says too little.
     """
-    layers = _layers(variant, measurement, timed or {}, file)
+    layers = _layers(variant, measurement, timed or {})
     readings = measurement.readings
     whole, call_us = spread(readings.whole), 1e6 * statistics.median(readings.call)
     layers_us = sum(layer.time.median_us for layer in layers)
@@ -158,16 +168,9 @@ def make_profile(
 _INFO = ("machine", "system", "cpu", "features", "cores", "emulator", "versions")
 
 
-def _layers(
-    variant: Mapping[str, Any], measurement: Measurement, timed: Mapping[str, Timed], file: str
-) -> list[LayerProfile]:
+def _layers(variant: Mapping[str, Any], measurement: Measurement, timed: Mapping[str, Timed]) -> list[LayerProfile]:
     entries = {entry["name"]: entry for entry in variant["layers"]}
     readings, machine = measurement.readings, measurement.machine
-    if not all("bytes" in region for region in variant["regions"]):
-        raise ArtifactError(
-            f"artifact '{file}': found a manifest without bytes of regions, expected those that newer versions write; "
-            "build it again with 'lqcompile build'"
-        )
     network_bytes = variant["arena_bytes"] + sum(region["bytes"]["parameters"] for region in variant["regions"])
     peaks = find(variant["name"]).peaks
     whole_us = 1e6 * statistics.median(readings.whole)

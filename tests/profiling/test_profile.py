@@ -11,7 +11,7 @@ from lqcompile.profiling.alternatives import MEASURED, TABLE, of_layer
 from lqcompile.profiling.bounds import bound
 from lqcompile.profiling.here import refuse_emulator
 from lqcompile.profiling.machine import Machine
-from lqcompile.profiling.profile import KEY, make_profile
+from lqcompile.profiling.profile import KEY, check_facts, make_profile
 
 
 def profile(changes=None, timed=None, **measured):
@@ -135,7 +135,8 @@ def test_an_artifact_that_says_too_little_is_to_be_built_again():
     regions = [region("conv", "LQConv", 1, 1, 1), {"name": "fc"}]
     message = r"^artifact 'm.tar': found a manifest without bytes of regions, .+; build it again with"
     with pytest.raises(ArtifactError, match=message):
-        profile({"regions": regions})
+        check_facts({"variants": [variant(), variant(regions=regions)]}, "m.tar")
+    check_facts({"variants": [variant()]}, "m.tar")
 
 
 def test_times_of_an_emulator_must_be_asked_for():
