@@ -301,7 +301,11 @@ class B1Mma(WarpWords):
 
 
 def tensor_tile(shape: ConvShape, rule: SumRule, blocks: int | None) -> Tile:
-    """The tile of a thread block: as large as its accumulators allow, and no wider than the channels divide."""
+    """The tile of a thread block: as large as its accumulators allow, and no wider than the channels divide.
+
+    Raises:
+        ValueError: there are more pairs of planes than `lqcompile.lowering.tensor_cores.fits` lets pass.
+    """
     pairs = shape.weight_planes * rule.act_planes
     options = [(64, 2), (32, 2), (64, 1), (32, 1)]  # rows, and blocks of 32 channels
     for rows, count in options:
@@ -309,4 +313,4 @@ def tensor_tile(shape: ConvShape, rule: SumRule, blocks: int | None) -> Tile:
         wanted = shape.blocks % count == 0 if blocks is None else count == blocks
         if wanted and registers <= ACCUMULATORS:
             return Tile(pixels=rows, blocks=count)
-    return Tile(pixels=32, blocks=blocks or 1)
+    raise ValueError(f"found {pairs} pairs of planes, expected as many as {ACCUMULATORS} registers hold the sums of")

@@ -7,6 +7,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from lqcompile.schedules.cuda_b1mma import tensor_tile
+from lqcompile.schedules.formats import Format
+from lqcompile.schedules.problem import ConvShape, SumRule, Tile
 from plans import PlanBuilder, random_affine, random_low_bit, random_quantizer
 
 from lqcompile.cuda import launches as launching
@@ -97,3 +100,24 @@ def test_code_of_another_tvm_is_refused(made: Launches, monkeypatch: pytest.Monk
     message = r"^target 'cuda-a100': found CUDA code of another TVM, expected 0\.27; install that version$"
     with pytest.raises(BuildError, match=message):
         cuda_source(made.module, TARGET)
+
+
+def test_tiles_hold_the_sums_of_at_most_16_pairs() -> None:
+    four, five = (SumRule(act_planes=count) for count in (4, 5))
+    source = Format(kind="bits", channels=64, height=8, width=8, align=32, planes=5)
+    shape = ConvShape(
+        source=source,
+        kernel=(1, 1),
+        strides=(1, 1),
+        dilations=(1, 1),
+        origin=(0, 0),
+        out_height=8,
+        out_width=8,
+        blocks=2,
+        words=2,
+        weight_planes=4,
+    )
+    assert tensor_tile(shape, four, None) == Tile(pixels=32, blocks=1)
+    assert tensor_tile(replace(shape, weight_planes=1), four, None) == Tile(pixels=64, blocks=2)
+    with pytest.raises(ValueError, match=r"^found 20 pairs of planes, expected as many as 128 registers hold the sums"):
+        tensor_tile(shape, five, None)
