@@ -13,6 +13,9 @@ from lqcompile.lowering.parameters import kernel_shape, sixteen_bit_run
 Instance = dict[str, Any]
 """What JSON can hold."""
 
+LONG_RUN = 8
+"""Products that are summed in 16 bits, from which on more of them save nothing to speak of (one step in `run` + 1)."""
+
 _WEIGHTS = {LowBitWeights: "low-bit", Int8Weights: "int8", FloatWeights: "float"}
 
 
@@ -25,7 +28,8 @@ def describe(plan: Plan, region: Region) -> Instance:
     """The instance of a contraction.
 
     It says what is computed and not in which formats tensors are stored: those follow from the kernels that are chosen
-    around it. Weights count by their kind, and by how many products AVX2 can sum in 16 bits.
+    around it. Weights count by their kind, and by how many products AVX2 can sum in 16 bits, as a
+    power of two of at most `LONG_RUN`.
     """
     operation = region.operation
     if not isinstance(operation, Contraction):
@@ -77,7 +81,8 @@ def _weights(operation: Contraction, quantizer: AnyQuantizer | None) -> Instance
         found |= {"integer": weights.integer_basis, "offset": bool(weights.offset.any())}
         if weights.integer_basis and isinstance(quantizer, Quantizer) and quantizer.integer_basis:
             words = weights.integers().reshape(kernel_shape(operation))
-            found["sixteen_bit_run"] = sixteen_bit_run(words, int(quantizer.basis.sum()))
+            run = sixteen_bit_run(words, int(quantizer.basis.sum()))
+            found["sixteen_bit_run"] = min(1 << run.bit_length() >> 1, LONG_RUN)
     return found
 
 

@@ -22,6 +22,7 @@ from lqcompile.errors import TuningError
 from lqcompile.graph.check import load_checked
 from lqcompile.graph.fuse import make_plan
 from lqcompile.graph.plan import Geometry, Plan
+from lqcompile.records import instance as instance_module
 from lqcompile.records.apply import apply_records, make_choice, read_tile, shipped_records
 from lqcompile.records.instance import canonical, contraction_instances, digest, in_words
 from lqcompile.records.key import Key, key_here, make_key
@@ -210,3 +211,14 @@ def test_a_build_uses_records_and_says_so(tmp_path: Path, capsys: pytest.Capture
     assert main([*arguments, "--records", str(tmp_path / "other.json")]) == 0
     told = " ".join(capsys.readouterr().out.split())
     assert f"Tuning records for {HERE.name} left out: {why} ({', '.join(layers)})" in told
+
+
+@pytest.mark.parametrize(("run", "counts_as"), [(0, 0), (1, 1), (3, 2), (7, 4), (8, 8), (30, 8)])
+def test_long_runs_of_sixteen_bit_sums_are_alike(run: int, counts_as: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(run)
+    builder = PlanBuilder(rng, (32, 4, 4))
+    codes = builder.quantized_input(random_quantizer(rng, 2, integer=True))
+    plan = builder.finish(*builder.contract(codes, random_low_bit(rng, (32, 32, 3, 3), 2, integer=True), AROUND))
+    monkeypatch.setattr(instance_module, "sixteen_bit_run", lambda *_arguments: run)
+    (found,) = contraction_instances(plan).values()
+    assert found["weights"]["sixteen_bit_run"] == counts_as
