@@ -104,7 +104,6 @@ def unusual_case(target: str, *, seed: int) -> Case:
 
 
 CASES: dict[str, Callable[[str], Case]] = {
-    "families of 33 channels": partial(families_case, channels=33, seed=7),
     "families of 70 channels": partial(families_case, channels=70, seed=7),
     "tails": partial(tails_case, seed=5),
     "tiles of tensor cores": partial(tiles_case, seed=2),
