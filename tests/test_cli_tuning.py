@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 import pytest
 from models import chain_model
-from tunings import Formula, formula, pretend, tasks, wrong_dot8
+from tunings import Formula, formula, pretend, wrong_dot8
 
 from lqcompile.cli.tuning import duration, status_line
 from lqcompile.records.tuned import read_tuned
@@ -40,7 +40,7 @@ def test_show(folders, call) -> None:
     assert re.search(r"12 trials of \d contractions, [1-9]\d* failed", out)
     code, out, _ = call("records", "show", folders[0], "--json")
     shown = json.loads(out)
-    assert code == 0 and len(shown["tuned"]) == len(tasks())
+    assert code == 0 and len(shown["tuned"]) == 1
     assert shown["trials"] == {str(folders[0]): {"trials": 4, "failed": 0, "contractions": 1}}
     assert shown["tuned"][0]["key"]["cpu"] == "Test CPU"
 
@@ -48,13 +48,13 @@ def test_show(folders, call) -> None:
 def test_merge_and_export(folders, call, tmp_path) -> None:
     code, out, _ = call("records", "merge", *folders, "-o", tmp_path / "all")
     assert code == 0
-    assert re.search(rf"{len(tasks())} tuned kernels, 16 trials added, 16 in all", " ".join(out.split()))
-    assert {entry.finished for entry in read_tuned(tmp_path / "all")} == {e.finished for e in read_tuned(folders[1])}
+    assert re.search(rf"{len(read_tuned(folders[1]))} tuned kernels, 16 trials added, 16 in all", " ".join(out.split()))
+    assert len(read_tuned(tmp_path / "all")) == len(read_tuned(folders[1]))
     code, out, _ = call("records", "merge", folders[0], "-o", tmp_path / "all")
     assert code == 0 and "0 trials added, 16 in all" in " ".join(out.split())
     code, out, _ = call("records", "export", tmp_path / "all", "-o", tmp_path / "tuned.json")
     assert code == 0 and read_tuned(tmp_path / "tuned.json") == read_tuned(tmp_path / "all")
-    assert len(read_tuned(folders[0])) == len(tasks()), "what is merged stays as it was"
+    assert len(read_tuned(folders[0])) == 1, "what is merged stays as it was"
 
 
 def test_what_cannot_be_shown_merged_or_exported(folders, call, tmp_path) -> None:

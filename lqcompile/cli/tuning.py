@@ -168,8 +168,8 @@ def _progress(model: str, target: str) -> Iterator[tuple[Callable[[Status], None
     def line(status: Status) -> None:
         nonlocal said, doing
         now = time.monotonic()
-        if status.doing != doing or now - said >= LINE_S:
-            said, doing = now, status.doing
+        if status.doing.split()[0] != doing or now - said >= LINE_S:
+            said, doing = now, status.doing.split()[0]
             typer.echo(f"{what}: {status_line(status)}", err=True)
 
     yield line, lambda text: typer.echo(f"{what}: {text}", err=True)

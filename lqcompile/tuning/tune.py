@@ -84,7 +84,7 @@ class TuneResult:
 
     Args:
         key: where the records hold.
-        layers: names of the layers of each record.
+        layers: names of the layers of each record; a budget may be too small for all contractions.
         tuned: records, in the same order.
         trials: measured in this run.
         earlier: found in the working folder.
@@ -202,7 +202,7 @@ def tune(
         failures.update(entry.failures)
     return TuneResult(
         key=key,
-        layers=tuple(task.layers for task in tasks),
+        layers=tuple(entry.task.layers for entry in ledger.progress.values() if entry.seconds),
         tuned=tuple(tuned),
         trials=ledger.trials,
         earlier=ledger.earlier,
@@ -245,9 +245,11 @@ def _search(ledger: Ledger, control: Control, workshop: Workshop, executor: Exec
 
 
 def _compare(ledger: Ledger, workshop: Workshop, executor: Executor, tell: Callable[[str], None]) -> list[Tuned]:
-    """The comparison of the finalists, task by task."""
+    """The comparison of the finalists, task by task; none of a task that nothing was measured of."""
     compiled = {}
     for name, entry in ledger.progress.items():
+        if not entry.seconds:
+            continue
         candidates = finalists(entry)
         compiled[name] = (candidates, workshop.compile(name, candidates))
     found = []

@@ -77,13 +77,13 @@ def test_a_tuning_that_was_killed_goes_on_where_it_stopped(tmp_path: Path) -> No
 
 def test_after_an_interrupt_what_is_known_counts(tmp_path: Path) -> None:
     def interrupt(number: int) -> None:
-        if number == 12:
+        if number == 4:
             os.kill(os.getpid(), signal.SIGINT)
 
     before = signal.getsignal(signal.SIGINT)
     result = pretend(tmp_path, Budget(trials=1000), Formula(after=interrupt))
-    assert result.interrupted and 12 <= result.trials <= 13
-    assert len(read_tuned(tmp_path)) == len(tasks())
+    assert result.interrupted and 4 <= result.trials <= 5
+    assert 1 <= len(read_tuned(tmp_path)) == len(result.layers) < len(tasks()), "of those that were measured"
     assert signal.getsignal(signal.SIGINT) is before
 
 
@@ -103,10 +103,10 @@ def test_without_boards_it_ends_and_keeps_what_it_has(tmp_path: Path) -> None:
 
 def test_records_of_another_machine_stay(tmp_path: Path) -> None:
     pretend(tmp_path, Budget(trials=3))
-    (entry, *_), kept = read_tuned(tmp_path), len(tasks())
+    (entry,) = read_tuned(tmp_path)
     write_tuned(tmp_path / "tuned.json", [replace(entry, key=replace(KEY, cpu="x"))])
     pretend(tmp_path, Budget(trials=3))
-    assert sorted(item.key.cpu for item in read_tuned(tmp_path)) == ["Test CPU"] * kept + ["x"]
+    assert sorted(item.key.cpu for item in read_tuned(tmp_path)) == ["Test CPU", "x"]
 
 
 def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
