@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.resources
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 
 from lqcompile.reporting import roofline, summary, view, words
@@ -30,9 +31,7 @@ def render(
         verification: what ``verify --json`` prints, or None.
         bench: what ``bench --json`` prints, or None.
     """
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string(_resource("report.html.jinja"))
-    return template.render(
+    return _template().render(
         style=Markup(_resource("report.css")),  # noqa: S704 - our own file
         artifact=profile["artifact"],
         title=profile["artifact"]["onnx"]["name"].removesuffix(".onnx"),
@@ -61,6 +60,12 @@ def render(
         peers=summary.peers(bench) if bench else [],
         made=made.strftime("%Y-%m-%d %H:%M UTC"),
     )
+
+
+@functools.cache
+def _template() -> Template:
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    return environment.from_string(_resource("report.html.jinja"))
 
 
 def _plots(profile: Mapping[str, Any]) -> list[Markup]:

@@ -59,11 +59,13 @@ def dots(profile: Mapping[str, Any]) -> list[Dot]:
     found = []
     for number, layer in enumerate(profile["layers"], start=1):
         work, us = layer["work"], layer["time"]["median_us"]
-        if work is None or not us:
+        if work is None:
             continue
         operations = work["macs"] * passes_of(work)
         sizes = layer["bytes"]
         moved = sizes["parameters"] + sizes["read"] + sizes["written"]
+        if min(us, operations, moved) <= 0:
+            continue
         found.append(
             Dot(
                 number=number,

@@ -34,9 +34,9 @@ _WORK = {
     "alternatives": [{"kernel": str, "times": float, "us": (float, None)}],
     "weight_bits": int,
     "act_bits": int,
-    "kernel_size": [int],
-    "in_shape": [int],
-    "out_shape": [int],
+    "kernel_size": [int, int],
+    "in_shape": [int, int, int],
+    "out_shape": [int, int, int],
     "group": int,
     "macs": int,
     "bit_operations": int,
@@ -48,6 +48,13 @@ _WORK = {
     "fraction_of_bound": (float, None),
 }
 
+_STATE = {
+    "clock_mhz": ([int], None),
+    "governor": (str, None),
+    "temperature_c": (float, None),
+    "throttled": (str, None),
+}
+
 _PROFILE = {
     "artifact": {
         "file": str,
@@ -56,7 +63,7 @@ _PROFILE = {
         "target": str,
         "lqcompile": str,
         "onnx": {"name": str, "bytes": int, "sha256": str},
-        "tools": dict,
+        "tools": {str: str},
     },
     "machine": {
         "name": str,
@@ -66,13 +73,13 @@ _PROFILE = {
         "cores": int,
         "features": [str],
         "emulator": (str, None),
-        "versions": dict,
+        "versions": {str: str},
         "clock_hz": float,
         "caches": [{"level": int, "bytes": int, "cores": int}],
-        "bytes_per_s": dict,
+        "bytes_per_s": {str: float},
         "os": str,
     },
-    "conditions": {"before": dict, "after": dict},
+    "conditions": {"before": _STATE, "after": _STATE},
     "threads": int,
     "settled": bool,
     "whole": {"median_ms": float, "p10_ms": float, "p90_ms": float, "uncertainty": float, "readings": int},
@@ -132,6 +139,15 @@ def read_profile(path: Path) -> dict[str, Any]:
             f"profile '{path}': found format {found[KEY]}, expected {FORMAT}; profile it again with this version"
         )
     _check(found, _PROFILE, "profile", f"profile '{path}'", remedy)
+    speeds = found["machine"]["bytes_per_s"]
+    for key, held in (("layers", found["layers"]), ("machine.bytes_per_s", speeds)):
+        if not held:
+            raise InputError(f"profile '{path}': found nothing in {key}, expected at least one entry; {remedy}")
+    positive = {"whole.median_ms": found["whole"]["median_ms"], "machine.clock_hz": found["machine"]["clock_hz"]}
+    positive |= {"threads": found["threads"], "machine.bytes_per_s": min(speeds.values())}
+    for key, value in positive.items():
+        if value <= 0:
+            raise InputError(f"profile '{path}': {key} is {value}, expected more than 0; {remedy}")
     for index, layer in enumerate(found["layers"]):
         if layer["work"] is not None:
             _check(layer["work"], _WORK, f"layers[{index}].work", f"profile '{path}'", remedy)
@@ -147,6 +163,9 @@ def read_verification(path: Path) -> dict[str, Any]:
     remedy = "give what 'lqcompile verify MODEL --artifact ARTIFACT --json' printed"
     found = _read(path, "verification", remedy)
     _check(found, _VERIFICATION, "report", f"verification '{path}'", remedy)
+    if "accuracy" in found:
+        accuracy = {"reference": float, "compiled": float}
+        _check(found["accuracy"], accuracy, "report.accuracy", f"verification '{path}'", remedy)
     return found
 
 
@@ -178,7 +197,11 @@ def _read(path: Path, what: str, remedy: str) -> dict[str, Any]:
 
 
 def _check(value: Any, schema: Any, where: str, subject: str, remedy: str) -> None:
-    """Compare a value with a schema: a type, keys and their schemas, a list of one schema, or one or None."""
+    """Compare a value with a schema: a type, keys and their schemas, or a list of one schema.
+
+    ``(schema, None)`` stands for that or None, ``{str: schema}`` for any keys, several schemas in a list for as many
+    items.
+    """
     if isinstance(schema, tuple):
         if value is not None:
             _check(value, schema[0], where, subject, remedy)
@@ -188,10 +211,13 @@ def _check(value: Any, schema: Any, where: str, subject: str, remedy: str) -> No
     if not isinstance(value, fitting) or (kind in (int, float) and isinstance(value, bool)):
         raise InputError(f"{subject}: {where} is {value!r:.40}, expected {_KINDS[kind]}; {remedy}")
     if isinstance(schema, list) and isinstance(value, list):
+        if len(schema) > 1 and len(value) != len(schema):
+            raise InputError(f"{subject}: {where} has {len(value)} items, expected {len(schema)}; {remedy}")
         for index, item in enumerate(value):
             _check(item, schema[0], f"{where}[{index}]", subject, remedy)
     elif isinstance(schema, Mapping) and isinstance(value, dict):
-        for key, inner in schema.items():
+        keys = dict.fromkeys(value, schema[str]) if str in schema else schema
+        for key, inner in keys.items():
             if key not in value:
                 raise InputError(f"{subject}: {where} lacks '{key}'; {remedy}")
             _check(value[key], inner, f"{where}.{key}", subject, remedy)

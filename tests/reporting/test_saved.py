@@ -1,14 +1,19 @@
 """Saved reports are read, and other files are refused with one line each."""
 
+import contextlib
 import copy
+import functools
 import json
 import re
+from datetime import UTC, datetime
 
+import numpy as np
 import pytest
 from profiles import BENCH, VERIFICATION, profile
 
-from lqcompile.errors import InputError
+from lqcompile.errors import InputError, TargetError
 from lqcompile.profiling.profile import KEY
+from lqcompile.reporting import page, roofline
 from lqcompile.reporting.saved import read_bench, read_profile, read_verification
 
 READERS = [
@@ -88,3 +93,42 @@ def test_a_damaged_peer_is_named(tmp_path):
     damaged["against"]["onnxruntime-fp32"]["ratio"] = "4"
     with pytest.raises(InputError, match=r"against\['onnxruntime-fp32'\]\.ratio is '4', expected a number"):
         read_bench(save(tmp_path, damaged))
+
+
+def places(value, where=()):
+    """Every place in JSON, as keys and indices."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, inner in items:
+        yield (*where, key)
+        yield from places(inner, (*where, key))
+
+
+DAMAGES = ("delete", None, [], {}, "damaged", -1, 0)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_whatever_is_damaged_is_named_or_does_not_matter(tmp_path, monkeypatch, seed):
+    """No file that is read leads to anything but a page, or one line."""
+
+    def without_drawing(found):
+        assert roofline.dots(found) is not None and roofline.ceilings(found) is not None
+        return []
+
+    monkeypatch.setattr(page, "_plots", without_drawing)
+    whole = profile()
+    rng = np.random.default_rng(seed)
+    named = 0
+    for where in places(whole):
+        found = copy.deepcopy(whole)
+        *outer, last = where
+        inner = functools.reduce(lambda value, key: value[key], outer, found)
+        damage = DAMAGES[rng.integers(len(DAMAGES))]
+        if damage == "delete":
+            del inner[last]
+        else:
+            inner[last] = damage
+        named += 1
+        with contextlib.suppress(InputError, TargetError):
+            assert page.render(read_profile(save(tmp_path, found)), made=datetime(2026, 1, 1, tzinfo=UTC))
+            named -= 1
+    assert named > 50
