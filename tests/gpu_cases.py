@@ -108,7 +108,6 @@ CASES: dict[str, Callable[[str], Case]] = {
     "tails": partial(tails_case, seed=5),
     "tiles of tensor cores": partial(tiles_case, seed=2),
     "network of integers": partial(network_case, integer=True, seed=5),
-    "network of real bases": partial(network_case, integer=False, seed=5),
     "joined codes": partial(joined_case, seed=1),
     "float, weight-only and depthwise": partial(unusual_case, seed=3),
 }

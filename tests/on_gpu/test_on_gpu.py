@@ -10,7 +10,7 @@ import emulated_gpu
 import numpy as np
 import pytest
 from compiling import check_equal
-from gpu_cases import CASES, families_case, tails_case, tiles_case
+from gpu_cases import CASES, families_case, network_case, tails_case, tiles_case
 
 from lqcompile.cli import main
 from lqcompile.cuda.driver import Gpu
@@ -24,6 +24,7 @@ TARGETS = ("cuda-ptx", "cuda-a100", "cuda-h200", "jetson-orin")
 
 MORE = {
     **CASES,
+    "network of real bases": partial(network_case, integer=False, seed=5),
     **{
         f"families {channels} {seed}": partial(families_case, channels=channels, seed=seed)
         for channels in (1, 3, 33, 70)
