@@ -47,7 +47,7 @@ def average_statistics(model: nn.Module) -> None:
 @contextmanager
 def processes(device: torch.device) -> Iterator[None]:
     """Join the other processes where ``torchrun`` started this one; it says so in the environment."""
-    if "WORLD_SIZE" not in os.environ or not dist.is_available():
+    if not {"RANK", "WORLD_SIZE"} <= os.environ.keys() or not dist.is_available():
         yield
         return
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
