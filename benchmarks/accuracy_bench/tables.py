@@ -33,7 +33,7 @@ def markdown(records: Sequence[Record]) -> str:
         for record in records
     }
     chosen = [record for record in records if record.lr == rates[record.setting, record.method]]
-    parts = ["Both rates, seed 0 of the first network:", "", *_rates(records, first), ""]
+    parts = [f"Both rates, seed 0 of {first}:", "", *_rates(records, first), ""]
     for network in FORMS:
         runs = [record for record in chosen if record.network == network]
         tried = [record for record in records if record.network == network]
