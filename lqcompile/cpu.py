@@ -145,10 +145,10 @@ def cpu_model() -> str:
 
 
 def parse_cpu_model(text: str) -> str | None:
-    """Vendor, family and model in the text of an x86 Linux's ``/proc/cpuinfo``; None where one is missing.
+    r"""Vendor, family and model in the text of an x86 Linux's ``/proc/cpuinfo``; None where one is missing.
 
     Example:
-        >>> parse_cpu_model("vendor_id: AuthenticAMD\\ncpu family: 25\\nmodel: 1\\nmodel name: AMD EPYC")
+        >>> parse_cpu_model("vendor_id: AuthenticAMD\ncpu family: 25\nmodel: 1\nmodel name: AMD EPYC")
         'AuthenticAMD family 25 model 1'
     """
     found = [

@@ -125,7 +125,9 @@ def test_help_and_version(call):
     assert call("--version")[1].startswith("lqcompile 0.")
 
 
-@pytest.mark.parametrize("command", ["build", "run", "verify", "inspect", "bench", "targets", "bundle", "demo", "train"])
+@pytest.mark.parametrize(
+    "command", ["build", "run", "verify", "inspect", "bench", "targets", "bundle", "demo", "train"]
+)
 def test_each_command_has_an_example_and_json(call, command):
     code, out, _ = call(command, "--help")
     assert code == 0
