@@ -30,7 +30,7 @@ schedulers = torch.optim.lr_scheduler
         ),
         (Schedule(kind="one-cycle"), lambda opt: schedulers.OneCycleLR(opt, 0.3, total_steps=TOTAL)),
     ],
-    ids=str,
+    ids=["constant", "step", "linear", "cosine", "cosine with warm-up", "one-cycle"],
 )
 @pytest.mark.parametrize("kind", ["sgd", "adamw"])
 def test_rates_are_those_of_torch(schedule, make, kind):
