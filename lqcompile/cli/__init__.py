@@ -97,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _report(str(error), error.exit_code, debug=debug)
     except typer.TyperException as error:
         return _report(f"{error.format_message()} (see 'lqcompile --help')", error.exit_code, debug=debug)
-    except ImportError:
+    except (ImportError, AttributeError):  # the latter from modules of TVM that ask its compiler for functions
         if importlib.util.find_spec("onnx") is not None:
             raise
         return _report(_missing(arguments), LQCompileError.exit_code, debug=debug)

@@ -13,6 +13,7 @@ import pytest
 from lqcompile import cpu
 from lqcompile.artifact import read_artifact, write_artifact
 from lqcompile.errors import ArtifactError, DeviceError, InputError
+from lqcompile.rpc.board import PROTOCOL
 from lqcompile.rpc.device import Device, request_device
 from lqcompile.rpc.model import RemoteModel
 from lqcompile.runtime import load
@@ -211,7 +212,7 @@ def test_keys(healthy, tmp_path):
 
 
 def test_a_board_with_another_version(healthy, tmp_path):
-    message = "found protocol 2, expected 1; install the same version of lqcompile on the board and here"
+    message = f"found protocol {PROTOCOL + 1}, expected {PROTOCOL}; install the same version of lqcompile on the board"
     with loopback.server(tmp_path, fault="other protocol") as board, pytest.raises(DeviceError, match=message):
         Device(board.address, timeout_s=WAIT_S)
 
