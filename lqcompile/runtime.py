@@ -40,6 +40,11 @@ class Port:
     shape: tuple[int, ...]
     dtype: str
 
+    @classmethod
+    def from_manifest(cls, entry: Mapping[str, Any]) -> Port:
+        """The port that an entry of a manifest's inputs or outputs describes."""
+        return cls(name=entry["name"], shape=tuple(entry["shape"]), dtype=entry["dtype"])
+
 
 class CompiledModel:
     """A compiled network, loaded.
@@ -50,8 +55,8 @@ class CompiledModel:
     def __init__(self, manifest: dict[str, Any], variant: dict[str, Any], library: Any, params: bytes) -> None:
         self.manifest = manifest
         self.variant = variant
-        self.inputs = [_port(entry) for entry in manifest["inputs"]]
-        self.outputs = [_port(entry) for entry in manifest["outputs"]]
+        self.inputs = [Port.from_manifest(entry) for entry in manifest["inputs"]]
+        self.outputs = [Port.from_manifest(entry) for entry in manifest["outputs"]]
         self._run = library["run"]
         self._sums = library["sums"] if variant["sums"] else None
         self._arena = aligned(variant["arena_bytes"])
@@ -288,10 +293,6 @@ def integers(stored: npt.NDArray[np.int32], entry: Mapping[str, Any]) -> npt.NDA
 def _ports(arrays: list[Array]) -> list[Any]:
     """Contiguous arrays[N, ...] as the entry point takes them, [N, elements]; they keep the memory alive."""
     return [tvm_ffi.from_dlpack(array.reshape(len(array), -1)) for array in arrays]
-
-
-def _port(entry: dict[str, Any]) -> Port:
-    return Port(name=entry["name"], shape=tuple(entry["shape"]), dtype=entry["dtype"])
 
 
 def aligned(size: int) -> npt.NDArray[np.uint8]:

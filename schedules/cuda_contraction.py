@@ -245,6 +245,10 @@ class WarpWords(Words):
 
     builder = WarpContraction
 
+    def activation(self, source: Any, index: Expr) -> list[Expr]:
+        """Four bytes of one pixel: 32 bits of a plane, or four channels."""
+        return [word_at(source, index)]
+
     def contraction(
         self,
         shape: ConvShape,
@@ -274,10 +278,6 @@ class Popcount(WarpWords):
     weight_dtype: str = "uint32"
     cycles: float = 2.0
 
-    def activation(self, source: Any, index: Expr) -> list[Expr]:
-        """32 bits of one plane of one pixel."""
-        return [word_at(source, index)]
-
     def step(self, accumulator: Expr, activation: Sequence[Expr], weight: Sequence[Expr]) -> Expr:
         """``accumulator + popcount(weight & activation)``."""
         return accumulator + T.popcount(weight[0] & activation[0])
@@ -290,10 +290,6 @@ class Dot8(WarpWords):
     accumulator: str = "int32"
     weight_dtype: str = "int32"
     cycles: float = 1.0
-
-    def activation(self, source: Any, index: Expr) -> list[Expr]:
-        """Four channels of one pixel."""
-        return [word_at(source, index)]
 
     def step(self, accumulator: Expr, activation: Sequence[Expr], weight: Sequence[Expr]) -> Expr:
         """Adds four products."""

@@ -14,6 +14,7 @@ the first holds less the upper parts is the sum of the lower ones.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -59,7 +60,7 @@ WORD_STEPS = 2
 
 
 @dataclass(frozen=True, kw_only=True)
-class PairLookup(Words):
+class PairLookup(Words, ABC):
     """What both kinds have in common.
 
     Args:
@@ -119,13 +120,13 @@ class PairLookup(Words):
         packed, table = Words.operands(self, ordered, shape, tile)
         return np.ascontiguousarray(packed.reshape(-1, CHANNELS)[:, self.lane_channels()]).ravel(), table
 
+    @abstractmethod
     def lane_channels(self) -> npt.NDArray[np.int64]:
         """Channel of each byte lane."""
-        raise NotImplementedError
 
+    @abstractmethod
     def table(self) -> npt.NDArray[np.uint8]:
         """uint8[tables, 256, 16], flat."""
-        raise NotImplementedError
 
 
 def _counts() -> npt.NDArray[np.int64]:

@@ -97,8 +97,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _report(str(error), error.exit_code, debug=debug)
     except typer.TyperException as error:
         return _report(f"{error.format_message()} (see 'lqcompile --help')", error.exit_code, debug=debug)
-    except (ImportError, AttributeError):  # the latter from modules of TVM that ask its compiler for functions
-        if importlib.util.find_spec("onnx") is not None:
+    except (ImportError, AttributeError) as error:
+        if importlib.util.find_spec("onnx") is not None or not _lacks_compiler(error):
             raise
         return _report(_missing(arguments), LQCompileError.exit_code, debug=debug)
     except KeyboardInterrupt:
@@ -134,6 +134,11 @@ def _report(message: str, code: int, *, debug: bool) -> int:
         traceback.print_exc()
     sys.stderr.write(f"lqcompile: error: {' '.join(message.split())}\n")
     return code
+
+
+def _lacks_compiler(error: ImportError | AttributeError) -> bool:
+    """Whether a part is not there, or a module of TVM asked in vain for a function of its compiler."""
+    return isinstance(error, ImportError) or getattr(error.obj, "__name__", "").startswith("tvm.")
 
 
 def _missing(arguments: Sequence[str]) -> str:

@@ -65,8 +65,7 @@ def bench_there(work: Work, device: Device, limit_s: float, move: ProgressCallba
         artifact_file(work.model, work.artifact, work.target, move, device) as path,
     ):
         manifest = read_artifact(path).manifest
-        entry = manifest["inputs"][0]
-        port = Port(name=entry["name"], shape=tuple(entry["shape"]), dtype=entry["dtype"])
+        port = Port.from_manifest(manifest["inputs"][0])
         arrays, _ = samples_for(port, work.samples, max(work.batch, _CALIBRATION_SAMPLES), work.seed)
         peers = timing.make_peers(
             names,

@@ -129,10 +129,7 @@ def _sample(request: Request, artifact: Artifact) -> Arrays:
     from lqcompile.inputs import check_inputs, load_inputs, random_inputs
     from lqcompile.runtime import Port
 
-    ports = [
-        Port(name=entry["name"], shape=tuple(entry["shape"]), dtype=entry["dtype"])
-        for entry in artifact.manifest["inputs"]
-    ]
+    ports = [Port.from_manifest(entry) for entry in artifact.manifest["inputs"]]
     if not request.inputs:
         return random_inputs(ports, 1, request.seed)
     arrays = check_inputs(ports, load_inputs(request.inputs, ports))

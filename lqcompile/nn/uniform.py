@@ -5,6 +5,7 @@ A uniform quantizer is the code form with the basis ``step * (1, 2, 4, ...)``: l
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
@@ -100,7 +101,7 @@ def quantize_uniform(x: Tensor, step: Tensor, low: int, high: int, shift: float 
     return result
 
 
-class UniformActivation(nn.Module):
+class UniformActivation(nn.Module, ABC):
     """Activations quantized to ``0, step, ..., (2**bits - 1) * step``; what LSQ and PACT have in common.
 
     It follows a ReLU. In evaluation mode a value on the middle between two levels gets the lower one, as in the file.
@@ -124,13 +125,13 @@ class UniformActivation(nn.Module):
         self.top = (1 << bits) - 1
         self.register_buffer("started", torch.zeros((), dtype=torch.int64))
 
+    @abstractmethod
     def step(self) -> Tensor:
         """The step as it is exported: float32[]."""
-        raise NotImplementedError
 
+    @abstractmethod
     def set_step(self, step: Tensor) -> None:
         """Start from `step`, float[]."""
-        raise NotImplementedError
 
     @torch.no_grad()
     def fit(self, x: Tensor) -> None:

@@ -50,8 +50,8 @@ class RemoteModel:
         artifact = read_artifact(path)
         self.manifest = artifact.manifest
         self.variant = variant_for(device, artifact.manifest)
-        self.inputs = [_port(entry) for entry in artifact.manifest["inputs"]]
-        self.outputs = [_port(entry) for entry in artifact.manifest["outputs"]]
+        self.inputs = [Port.from_manifest(entry) for entry in artifact.manifest["inputs"]]
+        self.outputs = [Port.from_manifest(entry) for entry in artifact.manifest["outputs"]]
         self.seconds: float | None = None
         """Time of the last `run` on the board without the way there; None under emulation."""
         self._device = device
@@ -117,7 +117,3 @@ def variant_for(device: Device, manifest: dict[str, Any]) -> dict[str, Any]:
 def _samples_per_call(arrays: Mapping[str, npt.NDArray[np.generic]]) -> int:
     size = sum(array[:1].nbytes for array in arrays.values())
     return max(1, CALL_BYTES // max(1, size))
-
-
-def _port(entry: dict[str, Any]) -> Port:
-    return Port(name=entry["name"], shape=tuple(entry["shape"]), dtype=entry["dtype"])
