@@ -35,12 +35,12 @@ class Memory:
     Args:
         samples: that fit.
         pointers: of ``arena``, of ``input`` and ``output`` by number, and of ``params``.
-        graphs: the whole network, ready to start, by number of samples.
+        graphs: ready to start, by number of samples, first and last step, and how many times over.
     """
 
     samples: int
     pointers: dict[tuple[str, int], Pointer]
-    graphs: dict[int, Handle] = field(default_factory=dict)
+    graphs: dict[tuple[int, int, int, int], Handle] = field(default_factory=dict)
 
 
 class Engine:
@@ -149,8 +149,7 @@ class Engine:
         Raises:
             InputError: the memory that is reserved holds fewer samples; bind as many first.
         """
-        if self._memory is None or self._memory.samples < samples:
-            raise InputError(f"samples: found room for fewer than {samples}, expected a call of `bind` with as many")
+        self._check_room(samples)
         graph = self._graph(samples)
 
         def call() -> None:
@@ -158,6 +157,26 @@ class Engine:
             self.gpu.wait()
 
         return call
+
+    def seconds(self, samples: int, first: int, last: int, repeats: int) -> float:
+        """Time on the GPU of steps `first` to `last - 1`, on what the arena holds.
+
+        Args:
+            samples: that they compute.
+            first: step.
+            last: the step behind them.
+            repeats: how many times over the graph that is timed runs them, so that its own start counts for little.
+
+        Raises:
+            InputError: the memory that is reserved holds fewer samples; bind as many first.
+        """
+        self._check_room(samples)
+        return self.gpu.seconds(self._graph(samples, (first, last), repeats)) / repeats
+
+    @property
+    def room(self) -> int:
+        """Samples that the memory holds that is reserved."""
+        return 0 if self._memory is None else self._memory.samples
 
     def steps(self, arrays: Sequence[Array], first: int, last: int) -> Callable[[], None]:
         """A call that runs steps `first` to `last - 1` on one sample, with what the arena on the GPU holds."""
@@ -220,28 +239,51 @@ class Engine:
                     self.gpu.free(pointer)
             self._memory = None
 
-    def _graph(self, samples: int) -> Handle:
-        memory = self._held()
-        if samples not in memory.graphs:
-            steps = self.launches["steps"]
-            launches = [self._launch(entry, memory, batch=memory.samples, samples=samples) for entry in steps]
-            memory.graphs[samples] = self.gpu.capture(launches)
-        return memory.graphs[samples]
+    def _check_room(self, samples: int) -> None:
+        if self.room < samples:
+            raise InputError(f"samples: found room for fewer than {samples}, expected a call of `bind` with as many")
+
+    def _graph(self, samples: int, part: tuple[int, int] | None = None, repeats: int = 1) -> Handle:
+        """A graph of the whole network, or of a part of its steps, some times over."""
+        memory, steps = self._held(), self.launches["steps"]
+        first, last = part or (0, len(steps))
+        key = (samples, first, last, repeats)
+        if key not in memory.graphs:
+            launches = [
+                self._launch(entry, memory, batch=memory.samples, samples=samples) for entry in steps[first:last]
+            ]
+            memory.graphs[key] = self.gpu.capture(launches * repeats)
+        return memory.graphs[key]
 
     def _launch(self, entry: Mapping[str, Any], memory: Memory, *, batch: int, samples: int) -> Launch:
         """The launch of a step for `samples`, in an arena that is laid out for a `batch`."""
-        pointers = []
-        for where, place in entry["arguments"]:
-            if where == "arena":
-                pointers.append(memory.pointers[where, 0] + place * batch)
-            elif where == "params":
-                pointers.append(memory.pointers[where, 0] + place)
-            else:
-                pointers.append(memory.pointers[where, place])
-        return Launch(
-            function=self._functions[entry["kernel"]],
-            blocks=(-(-samples * entry["rows"] // entry["tile"]), entry["columns"]),
-            threads=(LANES, entry["warps"]),
-            pointers=tuple(pointers),
-            samples=samples,
-        )
+        return make_launch(entry, self._functions[entry["kernel"]], memory.pointers, batch=batch, samples=samples)
+
+
+def make_launch(
+    entry: Mapping[str, Any], function: Handle, pointers: Mapping[tuple[str, int], Pointer], *, batch: int, samples: int
+) -> Launch:
+    """The launch of a step.
+
+    Args:
+        entry: of the manifest (`lqcompile.cuda.launches.Launches.steps`).
+        function: its kernel.
+        pointers: of ``arena`` and ``params`` (number 0), and of the other places by number.
+        batch: samples that the arena is laid out for.
+        samples: to compute.
+    """
+    found = []
+    for where, place in entry["arguments"]:
+        if where == "arena":
+            found.append(pointers[where, 0] + place * batch)
+        elif where == "params":
+            found.append(pointers[where, 0] + place)
+        else:
+            found.append(pointers[where, place])
+    return Launch(
+        function=function,
+        blocks=(-(-samples * entry["rows"] // entry["tile"]), entry["columns"]),
+        threads=(LANES, entry["warps"]),
+        pointers=tuple(found),
+        samples=samples,
+    )
