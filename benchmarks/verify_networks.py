@@ -1,10 +1,11 @@
 """Every network of the paper at its full size: sizes, build time, and whether the artifact equals its file.
 
-    python benchmarks/verify_networks.py [--network resnet18 ...] [--json] [--write docs/networks.md]
+    python benchmarks/verify_networks.py [--network resnet18 ...] [--bits 2/2 ...] [--json] [--write docs/networks.md]
 
 Weights are random and calibrated on random images. GoogLeNet-Variant and DenseNet-121 quantize before they concatenate,
 ResNet-50 projects its first shortcut from floats: the forms that are hardest for a compiler. Each network is a process
-of its own, which gives its memory back.
+of its own, which gives its memory back. The page is written after each one, and the exit code is 1 where anything
+differs.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import json
 import subprocess
 import sys
 import tempfile
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +32,7 @@ def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--network", nargs="+", help="names of lqcompile.models (default: all)")
-    parser.add_argument("--weight-bits", type=int, default=2, help="1 to 4")
-    parser.add_argument("--act-bits", type=int, default=2, help="1 to 4")
+    parser.add_argument("--bits", nargs="+", default=["1/2", "2/2", "3/3"], help="weight bits / activation bits")
     parser.add_argument("--image-size", type=int, help="rows and columns (default: the paper's)")
     parser.add_argument("--width", type=float, default=1.0, help="factor on the channels")
     parser.add_argument("--samples", type=int, default=1, help="images to verify with")
@@ -42,7 +43,7 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def measure(options: argparse.Namespace, name: str) -> dict[str, Any]:
+def measure(options: argparse.Namespace, name: str, weight_bits: int, act_bits: int) -> dict[str, Any]:
     """Make, build and verify one network."""
     import numpy as np
     import torch
@@ -56,8 +57,8 @@ def measure(options: argparse.Namespace, name: str) -> dict[str, Any]:
     torch.manual_seed(0)
     model = models.create(
         name,
-        weight_bits=options.weight_bits,
-        act_bits=options.act_bits,
+        weight_bits=weight_bits,
+        act_bits=act_bits,
         image_size=options.image_size,
         width=options.width,
         **FORMS.get(name, {}),
@@ -77,7 +78,7 @@ def measure(options: argparse.Namespace, name: str) -> dict[str, Any]:
     return {
         "network": name,
         "options": sorted(FORMS.get(name, {})),
-        "bits": [options.weight_bits, options.act_bits],
+        "bits": [weight_bits, act_bits],
         "image_size": size,
         "target": options.target,
         "contractions": len(report.layers),
@@ -133,24 +134,27 @@ def main() -> None:
     """Run the program."""
     options = parse()
     if options.here:
-        print(json.dumps(measure(options, options.network[0])))
+        weight_bits, act_bits = (int(bits) for bits in options.bits[0].split("/"))
+        print(json.dumps(measure(options, options.network[0], weight_bits, act_bits)))
         return
     from lqcompile import models
 
     results = []
-    for name in options.network or models.names():
-        command = [sys.executable, __file__, "--here", "--network", name]
-        for option in ("weight_bits", "act_bits", "image_size", "width", "samples", "target"):
+    for name, bits in product(options.network or models.names(), options.bits):
+        command = [sys.executable, __file__, "--here", "--network", name, "--bits", bits]
+        for option in ("image_size", "width", "samples", "target"):
             value = getattr(options, option)
             command += [] if value is None else [f"--{option.replace('_', '-')}", str(value)]
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
         results.append(json.loads(done.stdout.splitlines()[-1]))
         if options.json:
             print(json.dumps(results[-1]), flush=True)
+        if options.write:
+            write_table(options.write, markdown(results))
     if not options.json:
         print(markdown(results))
-    if options.write:
-        write_table(options.write, markdown(results))
+    if not all(result["passed"] for result in results):
+        raise SystemExit(1)
 
 
 if __name__ == "__main__":
