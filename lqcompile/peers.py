@@ -121,7 +121,7 @@ def open_peer(name: str, float_model: Path, folder: Path, calibration: Arrays, t
     return Peer(name=name, call=call, model_bytes=path.stat().st_size)
 
 
-def quantize_to_int8(float_model: Path, output: Path, calibration: Arrays) -> None:
+def quantize_to_int8(float_model: Path, output: Path, calibration: Arrays, *, symmetric: bool = False) -> None:
     """Post-training quantization by ONNX Runtime: QDQ, uint8 activations, int8 weights per channel, min-max ranges.
 
     The float model first goes through ONNX Runtime's own preparation (shape inference, batch normalization folded into
@@ -131,6 +131,7 @@ def quantize_to_int8(float_model: Path, output: Path, calibration: Arrays) -> No
         float_model: ONNX file.
         output: file to write; prepared files are put beside it.
         calibration: input name to array[N, ...]; the first 256 samples are used.
+        symmetric: int8 activations around 0 instead, the only ones that TensorRT takes.
     """
     from onnxruntime import quantization
     from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -146,10 +147,11 @@ def quantize_to_int8(float_model: Path, output: Path, calibration: Arrays) -> No
             str(output),
             _Reader(calibration),
             quant_format=quantization.QuantFormat.QDQ,
-            activation_type=quantization.QuantType.QUInt8,
+            activation_type=quantization.QuantType.QInt8 if symmetric else quantization.QuantType.QUInt8,
             weight_type=quantization.QuantType.QInt8,
             calibrate_method=quantization.CalibrationMethod.MinMax,
             per_channel=True,
+            extra_options={"ActivationSymmetric": symmetric},
         )
     finally:
         quiet.setLevel(level)

@@ -1,4 +1,4 @@
-"""``lqcompile bench``."""
+"""``lqcompile bench``: here on CPUs, and where it goes from for boards and GPUs."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
-from lqcompile.cli.board_times import DEFAULT_LIMIT_S, Work, bench_there, show_board
+from lqcompile.cli.board_times import DEFAULT_LIMIT_S, Work, bench_there, check_source, show_board
 from lqcompile.cli.building import DEFAULT_TARGET, TargetOption
 from lqcompile.cli.console import JsonOption, ProgressCallback, print_json, print_table, print_text, progress_bar
+from lqcompile.cli.gpu_times import bench_gpu, is_for_gpu, show_gpu
 from lqcompile.cli.opening import (
     ArtifactOption,
     SamplesOption,
@@ -32,7 +33,9 @@ def bench(
         list[str] | None,
         typer.Option(
             help="Peers, comma-separated or one each time, or none: onnxruntime-fp32, onnxruntime-int8, openvino-fp32, "
-            "openvino-int8, on a board also float-twin (default: ONNX Runtime, and float-twin on a board).",
+            "openvino-int8, on a board also float-twin (default: ONNX Runtime, and float-twin on a board). On a GPU: "
+            "torch-fp16, torch-int8, each also with -compiled, tensorrt-fp16, tensorrt-int8, onnxruntime-cuda-fp16 "
+            "(default: all; those that are not there are listed with the reason).",
             show_default=False,
         ),
     ] = None,
@@ -41,7 +44,10 @@ def bench(
     ] = None,
     samples: SamplesOption = None,
     seed: SeedOption = 0,
-    batch: Annotated[int, typer.Option(min=1, help="Samples in a call.")] = 1,
+    batch: Annotated[
+        int | None,
+        typer.Option(min=1, help="Samples in a call (default: 1; on a GPU 1, 32 and 256, one after another)."),
+    ] = None,
     threads: Annotated[int, typer.Option(min=1, help="Threads of every side.")] = 1,
     repeats: Annotated[int, typer.Option(min=1, help="Rounds; the median counts.")] = 50,
     rpc: RpcOption = None,
@@ -58,8 +64,10 @@ def bench(
     ] = None,
     json_output: JsonOption = False,
 ) -> None:
-    """Time a model against ONNX Runtime or OpenVINO, interleaved in one run; here or on a board."""
+    """Time a model against ONNX Runtime, OpenVINO or (on a GPU) torch, interleaved in one run; here or on a board."""
     from lqcompile.errors import InputError
+
+    names = None if against is None else ",".join(against)
 
     with progress_bar(f"Timing {model.name}") as move, board(rpc, tracker, key, timeout, move) as device:
         if device is None and limit is not None:
@@ -68,20 +76,25 @@ def bench(
             model=model,
             artifact=artifact,
             target=target,
-            against=None if against is None else ",".join(against),
+            against=names,
             float_model=float_model,
             samples=samples,
             seed=seed,
-            batch=batch,
+            batch=batch or 1,
             threads=threads,
             repeats=repeats,
         )
-        if device is None:
+        on_gpu = device is None and is_for_gpu(work)
+        if on_gpu:
+            report = bench_gpu(work, None if batch is None else [batch], move)
+        elif device is None:
             report = _bench_here(work, move)
         else:
             report = bench_there(work, device, DEFAULT_LIMIT_S if limit is None else limit, move)
     if json_output:
         print_json(report)
+    elif on_gpu:
+        show_gpu(report)
     elif device is None:
         show_bench(report)
     else:
@@ -90,16 +103,10 @@ def bench(
 
 def _bench_here(work: Work, move: ProgressCallback) -> dict[str, Any]:
     from lqcompile import bench as timing
-    from lqcompile.artifact import is_artifact
-    from lqcompile.errors import InputError
     from lqcompile.peers import PEERS, parse_peers
 
     names = PEERS if work.against is None else parse_peers(work.against)
-    if names and work.float_model is None and is_artifact(work.model):
-        raise InputError(
-            f"bench '{work.model}': found an artifact alone, expected an ONNX file to make the peers from; "
-            "give the ONNX file with --artifact, or --float-model, or --against none"
-        )
+    check_source(work, names)
     with (
         tempfile.TemporaryDirectory(prefix="lqcompile-") as folder,
         compiled_model(work.model, work.artifact, work.target, work.threads, move) as compiled,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,6 +40,22 @@ class Work:
     batch: int
     threads: int
     repeats: int
+
+
+def check_source(work: Work, peers: Sequence[str]) -> None:
+    """Check that there is a network to make peers from.
+
+    Raises:
+        InputError: there is an artifact alone.
+    """
+    from lqcompile.artifact import is_artifact
+    from lqcompile.errors import InputError
+
+    if peers and work.float_model is None and is_artifact(work.model):
+        raise InputError(
+            f"bench '{work.model}': found an artifact alone, expected an ONNX file to make the peers from; "
+            "give the ONNX file with --artifact, or --float-model, or --against none"
+        )
 
 
 def bench_there(work: Work, device: Device, limit_s: float, move: ProgressCallback) -> dict[str, Any]:
