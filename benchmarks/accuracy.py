@@ -5,8 +5,8 @@
     python benchmarks/accuracy.py --list                        what is left, in order
     python benchmarks/accuracy.py --write docs/accuracy.md      the tables of that page, from the recorded runs
 
-A run takes about a minute on one core, and may be killed at any time: rows are added when a run is done, the float
-twins that runs start from are kept in build/accuracy and go on from their last epoch.
+A run takes a minute or two per epoch on one core, and may be killed at any time: rows are added when a run is done,
+the float twins that runs start from are kept in build/accuracy and go on from their last epoch.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 def show(case: Case) -> str:
     """One case in words."""
-    return f"{case.network} {case.setting} {case.method} seed {case.seed} rate {case.lr}"
+    return f"{case.network} {case.setting} {case.method} seed {case.seed} rate {case.lr} epochs {case.epochs}"
 
 
 def left(arguments: argparse.Namespace) -> list[Case]:

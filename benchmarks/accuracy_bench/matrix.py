@@ -37,19 +37,23 @@ class Form:
         width: factor on the channels.
         image_size: rows and columns; 14 for the images of 28 averaged over 2x2 pixels.
         twin_epochs: passes of the float twin, from fresh weights.
-        epochs: passes of every run, from the weights of the twin.
     """
 
     width: float
     image_size: int
     twin_epochs: int
-    epochs: int
 
 
 FORMS = {
-    "vgg_small": Form(width=0.125, image_size=14, twin_epochs=4, epochs=1),
-    "resnet20": Form(width=0.5, image_size=14, twin_epochs=4, epochs=1),
+    "vgg_small": Form(width=0.125, image_size=14, twin_epochs=4),
+    "resnet20": Form(width=0.5, image_size=14, twin_epochs=4),
 }
+
+EPOCHS, LONG_EPOCHS = 1, 6
+"""Passes of a run, from the weights of the twin; the second shows on the first network what more training is worth."""
+
+LONG = ((FLOAT, FLOAT), ("W2A2", "lq"), ("W3A3", "lq"))
+"""Settings and methods of the longer runs: those that are held against float."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +66,7 @@ class Case:
         method: of `METHODS`, or "float" for the float network trained on.
         seed: of weights, order and augmentation; runs of a seed share their float twin.
         lr: highest learning rate.
+        epochs: `EPOCHS` or `LONG_EPOCHS`.
     """
 
     network: str
@@ -69,6 +74,7 @@ class Case:
     method: str
     seed: int
     lr: float
+    epochs: int = EPOCHS
 
     @property
     def bits(self) -> tuple[int, int]:
@@ -83,8 +89,9 @@ Choice = Callable[[str, str], float | None]
 def matrix(networks: Sequence[str], seeds: int, chosen: Choice) -> list[Case]:
     """All runs that are known by now; stopped anywhere, what is done makes a table.
 
-    First everything on the first network with one seed and both rates. The better rates then serve all other runs: a
-    second seed of the claimed settings, the other networks, further seeds, and at last the other settings.
+    First everything on the first network with one seed and both rates. The better rates then serve all other runs:
+    further seeds of the claimed settings, the longer runs and the other networks seed by seed, and at last the other
+    settings.
 
     Args:
         networks: keys of `FORMS`.
@@ -98,18 +105,20 @@ def matrix(networks: Sequence[str], seeds: int, chosen: Choice) -> list[Case]:
         for setting, method in _pairs((*CLAIMED, *others))
         for lr in RATES
     ]
-    order = [(first, seed, CLAIMED) for seed in range(1, min(seeds, 2))]
-    order += [(network, 0, CLAIMED) for network in rest]
-    order += [(network, seed, CLAIMED) for seed in range(1, seeds) for network in networks]
-    order += [(network, seed, others) for seed in range(seeds) for network in networks]
-    for network, seed, settings in order:
-        for setting, method in _pairs(settings):
+    claimed, other = _pairs(CLAIMED), _pairs(others)
+    order = [(first, seed, EPOCHS, claimed) for seed in range(1, seeds)]
+    for seed in range(seeds):
+        order.append((first, seed, LONG_EPOCHS, LONG))
+        order += [(network, seed, EPOCHS, claimed) for network in rest]
+    order += [(network, seed, EPOCHS, other) for seed in range(seeds) for network in networks]
+    for network, seed, epochs, pairs in order:
+        for setting, method in pairs:
             lr = chosen(setting, method)
             if lr is not None:
-                found.append(Case(network=network, setting=setting, method=method, seed=seed, lr=lr))
+                found.append(Case(network=network, setting=setting, method=method, seed=seed, lr=lr, epochs=epochs))
     return list(dict.fromkeys(found))
 
 
-def _pairs(settings: Sequence[str]) -> list[tuple[str, str]]:
+def _pairs(settings: Sequence[str]) -> tuple[tuple[str, str], ...]:
     """Float, and every setting with every method."""
-    return [(FLOAT, FLOAT), *((setting, method) for setting in settings for method in METHODS)]
+    return (FLOAT, FLOAT), *((setting, method) for setting in settings for method in METHODS)

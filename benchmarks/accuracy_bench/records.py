@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from accuracy_bench.matrix import RATES, Case
+from accuracy_bench.matrix import EPOCHS, RATES, Case
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +70,14 @@ class Record:
     @property
     def case(self) -> Case:
         """Which run it is."""
-        return Case(network=self.network, setting=self.setting, method=self.method, seed=self.seed, lr=self.lr)
+        return Case(
+            network=self.network,
+            setting=self.setting,
+            method=self.method,
+            seed=self.seed,
+            lr=self.lr,
+            epochs=self.epochs,
+        )
 
 
 FIELDS = [field.name for field in dataclasses.fields(Record)]
@@ -113,11 +120,15 @@ def remaining(cases: Sequence[Case], records: Sequence[Record]) -> list[Case]:
 
 
 def chosen_rate(records: Sequence[Record], network: str, setting: str, method: str) -> float | None:
-    """The rate of `RATES` with the higher test accuracy at seed 0 of `network`; None until both have been tried."""
+    """The rate of `RATES` with the higher test accuracy at seed 0 of `network`; None until both have been tried.
+
+    The longer runs have no say in it.
+    """
+    wanted = (network, setting, method, 0, EPOCHS)
     tried = {
         record.lr: record.top1
         for record in records
-        if (record.network, record.setting, record.method, record.seed) == (network, setting, method, 0)
+        if (record.network, record.setting, record.method, record.seed, record.epochs) == wanted
     }
     return max(RATES, key=lambda lr: tried[lr]) if set(RATES) <= set(tried) else None
 

@@ -96,10 +96,10 @@ def run_case(case: Case, data: Data, cache: Path, *, form: Form | None = None) -
     if case.method != FLOAT:
         calibrated = calibrated_accuracy(copy.deepcopy(model), case, data)
         prepare(model, case, data)
-    result = fit(model, recipe(form.epochs, case.lr, case.seed), data)
+    result = fit(model, recipe(case.epochs, case.lr, case.seed), data)
     seconds = time.perf_counter() - start
     torch.save(model.state_dict(), state_file(case, cache))
-    ablations = ablate(model, data, mix(case.seed, form.epochs)) if case.method == "lq" else (None, None, None)
+    ablations = ablate(model, data, mix(case.seed, case.epochs)) if case.method == "lq" else (None, None, None)
     return Record(
         network=case.network,
         width=form.width,
@@ -110,7 +110,7 @@ def run_case(case: Case, data: Data, cache: Path, *, form: Form | None = None) -
         method=case.method,
         seed=case.seed,
         twin_epochs=form.twin_epochs,
-        epochs=form.epochs,
+        epochs=case.epochs,
         lr=case.lr,
         batch=BATCH,
         train_images=len(data.train),
@@ -158,7 +158,8 @@ def convert(model: nn.Module, case: Case) -> None:
 
 def state_file(case: Case, cache: Path) -> Path:
     """Where the finished network of a run is kept."""
-    return cache / f"{case.network}-{case.setting.replace('/', '-')}-{case.method}-{case.seed}-{case.lr}.pt"
+    setting = case.setting.replace("/", "-")
+    return cache / f"{case.network}-{setting}-{case.method}-{case.seed}-{case.lr}-{case.epochs}.pt"
 
 
 def finished(case: Case, data: Data, cache: Path) -> nn.Module:

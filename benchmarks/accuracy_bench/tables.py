@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import product
 from statistics import fmean, stdev
 
-from accuracy_bench.matrix import FLOAT, FORMS, METHODS, RATES, SETTINGS
+from accuracy_bench.matrix import EPOCHS, FLOAT, FORMS, LONG_EPOCHS, METHODS, RATES, SETTINGS
 from accuracy_bench.records import Record, chosen_rate
 from accuracy_bench.statistics import Interval, interval, pooled_intervals
 
@@ -35,9 +35,10 @@ def markdown(records: Sequence[Record]) -> str:
     chosen = [record for record in records if record.lr == rates[record.setting, record.method]]
     parts = [f"Both rates, seed 0 of {first}:", "", *_rates(records, first), ""]
     for network in FORMS:
-        runs = [record for record in chosen if record.network == network]
+        runs = [record for record in chosen if (record.network, record.epochs) == (network, EPOCHS)]
         tried = [record for record in records if record.network == network]
         parts.append(_network(network, runs, tried))
+    parts += [f"### {first}, trained for longer", "", *_longer([row for row in chosen if row.network == first]), ""]
     return "\n".join(parts)
 
 
@@ -45,7 +46,7 @@ def _rates(records: Sequence[Record], network: str) -> Iterator[str]:
     columns = [f"{TITLES[method]} {lr:g}" for method in METHODS for lr in RATES]
     yield f"| setting | {' | '.join(columns)} |"
     yield f"|---|{'---|' * len(columns)}"
-    runs = [record for record in records if (record.network, record.seed) == (network, 0)]
+    runs = [record for record in records if (record.network, record.seed, record.epochs) == (network, 0, EPOCHS)]
     for setting in _settings(runs):
         methods = [FLOAT] if setting == FLOAT else METHODS
         cells = []
@@ -76,7 +77,8 @@ def _network(network: str, records: Sequence[Record], tried: Sequence[Record]) -
         "",
         *_differences(records),
         "",
-        "What the finished LQ networks lose, in points, over all settings, seeds and rates, without further training:",
+        "What the finished LQ networks lose, in points, over all settings, seeds, rates and epochs, when nothing is",
+        "trained after the change:",
         "",
         *_ablations(tried),
         "",
@@ -142,6 +144,31 @@ def _claims(records: Sequence[Record], tried: Sequence[Record]) -> Iterator[str]
         loss = _mean(losses(tried, value))
         if loss is not None:
             yield f"| {name}: less than {ABLATION_COST} points | {loss.at_most(ABLATION_COST)} |"
+
+
+def _longer(records: Sequence[Record]) -> Iterator[str]:
+    """The runs of `EPOCHS` and of `LONG_EPOCHS` side by side, of the seeds that both have."""
+    longer = [record for record in records if record.epochs == LONG_EPOCHS]
+    if not longer:
+        yield "No runs."
+        return
+    keys = {(record.setting, record.method, record.seed) for record in longer}
+    shorter = [row for row in records if row.epochs == EPOCHS and (row.setting, row.method, row.seed) in keys]
+    yield f"| epochs | float |{''.join(f' {setting} | {setting} - float |' for setting in NEAR_FLOAT)}"
+    yield f"|---|---|{'---|---|' * len(NEAR_FLOAT)}"
+    for epochs, runs in ((EPOCHS, shorter), (LONG_EPOCHS, longer)):
+        to_float = pooled_intervals(paired(runs, FLOAT))
+        cells = [_spread(_values(runs, FLOAT, FLOAT))]
+        for setting in NEAR_FLOAT:
+            cells += [_spread(_values(runs, setting, "lq")), _interval(to_float.get(setting))]
+        yield f"| {epochs} | {' | '.join(cells)} |"
+    yield ""
+    yield "| claim | |"
+    yield "|---|---|"
+    for setting, most in NEAR_FLOAT.items():
+        if setting in to_float:
+            verdict = to_float[setting].at_least(-most)
+            yield f"| {setting}: LQ within {most} points of float, after {LONG_EPOCHS} epochs | {verdict} |"
 
 
 def paired(records: Sequence[Record], other: str) -> dict[str, list[float]]:
