@@ -31,7 +31,7 @@ from lqcompile.records.apply import apply_records, shipped_records
 from lqcompile.records.tuned import read_tuned
 from lqcompile.schedules.problem import Tile
 from lqcompile.select import HERE, Machine, measurable, select_kernels
-from lqcompile.target import Target, expand, find
+from lqcompile.target import Target, expand, find, with_samples
 
 TOOLS = ("apache-tvm", "apache-tvm-ffi", "onnx", "onnx-ir", "numpy", "ziglang")
 
@@ -107,6 +107,7 @@ def build(
     measure_on: Machine = HERE,
     records: Sequence[str | Path] = (),
     cpu_model: str | None = None,
+    batch: int | None = None,
     strict: bool = False,
     dump_ir: str | Path | None = None,
     progress: Progress | None = None,
@@ -123,6 +124,8 @@ def build(
         records: files or folders of tuned kernels; they come before those that are shipped, and after what is measured.
         cpu_model: processor that the artifact is for, by which records are chosen, as `lqcompile.cpu.cpu_model` gives
             it; None for this machine.
+        batch: samples that run together, for which kernels of GPUs are measured and records looked up; None for what
+            the target says.
         strict: refuse instead of computing a low-bit layer in float32.
         dump_ir: folder for the plan, the Relax module, the driver and the LLVM code of each variant.
         progress: called with what is being done and the share that is done, 0 to 1.
@@ -133,7 +136,7 @@ def build(
     start = time.monotonic()
     path, artifact = Path(model), Path(output)
     tell = progress or (lambda _text, _share: None)
-    machine = find(target)
+    machine = find(target) if batch is None else with_samples(find(target), batch)
     measured = measurable(machine, measure_on) if select == "measure" else []
     given = [entry for path in records for entry in read_tuned(Path(path))]
     check_writable(artifact)

@@ -1,6 +1,6 @@
 """Kernels outside of a network, to be checked and timed: steps of a library, with memory for what they read and write.
 
-TVM's runtime and NumPy are all it takes, so that boards can do it too.
+TVM's runtime and NumPy are all it takes, so that boards can do it too. GPUs: `lqcompile.cuda.kernels`.
 """
 
 from __future__ import annotations
@@ -39,9 +39,13 @@ class Job:
     arena_bytes: int
     parameters: npt.NDArray[np.uint8]
 
+    def load(self) -> Steps:
+        """Load it on this machine."""
+        return Kernels(self)
+
 
 class Steps(Protocol):
-    """A job, loaded somewhere; all runs on one thread."""
+    """A job, loaded somewhere; on CPUs all runs on one thread."""
 
     def run(self, step: int, port: int) -> npt.NDArray[Any]:
         """Run a step; gives what it left in a port."""

@@ -16,7 +16,7 @@ from lqcompile import cpu
 from lqcompile.errors import BuildError, TargetError
 from lqcompile.graph.plan import Plan
 from lqcompile.graph.specs import LowBitWeights, Quantizer, UniformQuantizer
-from lqcompile.kernels import Job, Kernels, Steps
+from lqcompile.kernels import Job, Steps
 from lqcompile.lowering.choose import Candidate, Choice, serving
 from lqcompile.lowering.layers import Layer, layer_tiles
 from lqcompile.lowering.lower import contraction_layers
@@ -30,6 +30,9 @@ from lqcompile.trials import (
     sample_values,
     with_family,
 )
+
+CHECKS = {"cuda": "lqcompile.cuda.capability"}
+"""Modules with a function `missing`, for machines that are no CPUs."""
 
 ROUNDS = 15
 """Readings of each candidate; the median counts."""
@@ -51,17 +54,24 @@ class Machine(Protocol):
 
 
 class ThisMachine:
-    """Runs candidates in this process."""
+    """Runs candidates in this process, on the CPU or on the GPU that they are for."""
 
     name = "this machine"
 
     def missing(self, target: Target) -> list[str]:
-        """What this machine lacks of a target."""
+        """What this machine lacks of a target.
+
+        Raises:
+            DeviceError: it has no GPU, and the target needs one.
+        """
+        if target.machine in CHECKS:
+            found: list[str] = importlib.import_module(CHECKS[target.machine]).missing(target)
+            return found
         return missing_features(target, cpu.machine(), cpu.system(), cpu.cpu_features())
 
     def open(self, job: Job) -> Steps:
         """Load compiled candidates."""
-        return Kernels(job)
+        return job.load()
 
 
 HERE = ThisMachine()
@@ -84,9 +94,10 @@ def measurable(target: Target, machine: Machine = HERE) -> list[Target]:
     found = [variant for variant in variants if not machine.missing(variant)]
     if not found:
         lacks = ", ".join(machine.missing(variants[0]))
+        remote = "" if target.machine in CHECKS else ", with --rpc to one"
         raise TargetError(
             f"target {target.name!r}: found {machine.name} to lack {lacks}, expected one that can run it because of "
-            "--select measure; build on such a machine, with --rpc to one, or with --select table"
+            f"--select measure; build on such a machine{remote}, or with --select table"
         )
     return found
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from lqcompile.errors import TargetError
 
@@ -27,6 +27,7 @@ class Target:
         variants: names of targets instead of code of its own; a load picks the last one that the CPU can run.
         peaks: multiply-accumulates per cycle and core that nothing can exceed, by the class of the schedule that has
             the inner loop; of one plane pair for loops on bit planes. Empty where the target stands for unlike cores.
+        samples: that kernels run together when they are measured; 1 on CPUs, which run one sample after another.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Target:
     vector_bits: int = 128
     variants: tuple[str, ...] = ()
     peaks: Mapping[str, float] = field(default_factory=dict)
+    samples: int = 1
 
     @property
     def lanes(self) -> int:
@@ -67,5 +69,21 @@ def find(name: str) -> Target:
 
 
 def expand(target: Target) -> list[Target]:
-    """The targets that code is generated for: the variants, or the target itself."""
-    return [find(name) for name in target.variants] or [target]
+    """The targets that code is generated for: the variants, for as many samples, or the target itself."""
+    return [replace(find(name), samples=target.samples) for name in target.variants] or [target]
+
+
+def with_samples(target: Target, samples: int) -> Target:
+    """The target with another number of samples that kernels are measured with.
+
+    Raises:
+        TargetError: it runs one sample after another, or the number is none.
+    """
+    if target.samples == 1:
+        raise TargetError(
+            f"target {target.name!r}: found a batch of {samples}, expected none, for it runs one sample after another; "
+            "leave --batch out"
+        )
+    if samples < 1:
+        raise TargetError(f"target {target.name!r}: found a batch of {samples}, expected at least one sample")
+    return replace(target, samples=samples)

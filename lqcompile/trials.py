@@ -25,6 +25,9 @@ from lqcompile.reference import execute_region
 from lqcompile.runtime import integers
 from lqcompile.target import Target
 
+BACKENDS = {"cuda": "lqcompile.cuda.trials"}
+"""Modules with a function `make_job`, for machines that are no CPUs."""
+
 SEED = 0
 """Of the random codes: the same in every run."""
 
@@ -124,8 +127,14 @@ def compile_trials(
 ) -> Compiled:
     """Compiles trials into one library.
 
+    Args:
+        plan: of the network.
+        trials: to compile.
+        target: without variants; so many of its samples run together where trials are timed.
+        values: one sample of what they read.
+
     Raises:
-        BuildError: TVM or the linker refuses it.
+        BuildError: TVM, the linker or the compiler of device code refuses it.
     """
     steps: list[Step] = []
     place: dict[str, int] = {}
@@ -138,20 +147,17 @@ def compile_trials(
     program = Program(
         inputs=tuple(inputs.values()), outputs=tuple(outputs.values()), steps=tuple(steps), sums=(), choices={}
     )
-    _, driver = lower_program(program)
     ports = inputs | outputs
     numbers = {key: index for index, key in enumerate(ports)}
     contents = {}
     for key, tensor in inputs.items():
         value = plan.values[str(tensor.value)]
         contents[numbers[key]] = layout.encode(describe(tensor, value, 0), values[value.name][0])
-    job = Job(
-        library=link(compile_driver(driver, target), target.system),
-        ports=tuple((tensor.dtype, tensor.size) for tensor in ports.values()),
-        contents=contents,
-        arena_bytes=driver.arena_bytes,
-        parameters=np.frombuffer(driver.parameters, np.uint8),
-    )
+    if target.machine in BACKENDS:
+        single = frozenset(place[trial.sums.step.name] for trial in trials if trial.sums is not None)
+        job = importlib.import_module(BACKENDS[target.machine]).make_job(program, target, contents, single)
+    else:
+        job = _make_job(program, target, contents)
     checks = [
         Check(step=place[sums.step.name], port=numbers[sums.step.outputs[-1].key], entry=describe_sums(sums))
         if sums is not None
@@ -159,6 +165,17 @@ def compile_trials(
         for sums in (trial.sums for trial in trials)
     ]
     return Compiled(job=job, steps=tuple(place[trial.step.name] for trial in trials), checks=tuple(checks))
+
+
+def _make_job(program: Program, target: Target, contents: Mapping[int, npt.NDArray[np.uint8]]) -> Job:
+    _, driver = lower_program(program)
+    return Job(
+        library=link(compile_driver(driver, target), target.system),
+        ports=tuple((tensor.dtype, tensor.size) for tensor in (*program.inputs, *program.outputs)),
+        contents=contents,
+        arena_bytes=driver.arena_bytes,
+        parameters=np.frombuffer(driver.parameters, np.uint8),
+    )
 
 
 def is_equal(steps: Steps, check: Check | None, expected: npt.NDArray[Any] | None) -> bool:

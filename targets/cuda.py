@@ -8,4 +8,5 @@ TARGET = Target(
     machine="cuda",
     schedule="cuda",
     variants=("cuda-ptx", "cuda-a100"),
+    samples=32,
 )

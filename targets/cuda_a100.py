@@ -10,4 +10,5 @@ TARGET = Target(
     llvm={"arch": "sm_80"},
     features=("sm_80",),
     vector_bits=1024,
+    samples=32,
 )

@@ -10,4 +10,5 @@ TARGET = Target(
     llvm={"arch": "sm_90a"},
     features=("sm_90a",),
     vector_bits=1024,
+    samples=32,
 )

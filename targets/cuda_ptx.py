@@ -10,4 +10,5 @@ TARGET = Target(
     llvm={"arch": "compute_80"},
     features=("compute_80",),
     vector_bits=1024,
+    samples=32,
 )

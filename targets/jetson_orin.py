@@ -10,4 +10,5 @@ TARGET = Target(
     llvm={"arch": "sm_87"},
     features=("sm_87",),
     vector_bits=1024,
+    samples=8,
 )

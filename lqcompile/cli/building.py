@@ -22,6 +22,15 @@ TargetOption = Annotated[
 ]
 DEFAULT_TARGET = "x86"
 
+BatchOption = Annotated[
+    int | None,
+    typer.Option(
+        "--batch",
+        metavar="N",
+        help="Samples that run together, with which kernels for GPUs are measured (default: 32, or 8 on Jetson).",
+    ),
+]
+
 RecordsOption = Annotated[
     list[Path] | None,
     typer.Option(
@@ -54,6 +63,7 @@ def build(
     ] = "table",
     records: RecordsOption = None,
     cpu_model: CpuOption = None,
+    batch: BatchOption = None,
     strict: Annotated[bool, typer.Option("--strict", help="Fail where a low-bit layer falls back to float.")] = False,
     dump_ir: Annotated[
         Path | None, typer.Option("--dump-ir", metavar="DIR", help="Write the program after each phase.")
@@ -82,6 +92,7 @@ def build(
             select=select,
             records=records or [],
             cpu_model=cpu_model,
+            batch=batch,
             strict=strict,
             dump_ir=dump_ir,
             progress=move,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lqcompile.cli.building import DEFAULT_TARGET, show_records
+from lqcompile.cli.building import DEFAULT_TARGET, BatchOption, show_records
 from lqcompile.cli.console import JsonOption, print_json, print_table, print_text, progress_bar
 from lqcompile.cli.reaching import DEFAULT_TIMEOUT, KeyOption, RpcOption, TimeoutOption, TrackerOption
 
@@ -44,6 +44,7 @@ def tune(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Artifact to write (default: MODEL with .tar).")
     ] = None,
+    batch: BatchOption = None,
     rpc: RpcOption = None,
     tracker: TrackerOption = None,
     key: KeyOption = "",
@@ -56,7 +57,7 @@ def tune(
     from lqcompile.files import check_writable
     from lqcompile.graph.check import load_checked
     from lqcompile.graph.fuse import make_plan
-    from lqcompile.target import find
+    from lqcompile.target import find, with_samples
     from lqcompile.tuning.boards import open_pool
     from lqcompile.tuning.budget import parse_budget
     from lqcompile.tuning.tune import check_extra
@@ -70,7 +71,7 @@ def tune(
             f"output '{artifact}': found the model itself, expected another name; choose one with --output"
         )
     boards = _boards(rpc, tracker, key, timeout)
-    machine = find(target)
+    machine = find(target) if batch is None else with_samples(find(target), batch)
     check_writable(artifact)
     plan = make_plan(load_checked(model))
     variant, where = _here(machine) if boards is None else _there(boards, machine)
@@ -86,7 +87,7 @@ def tune(
         )
     with progress_bar(f"Building {model.name}") as move:
         built = build(
-            model, target=target, output=artifact, records=[folder], cpu_model=where.cpu, progress=move
+            model, target=target, output=artifact, records=[folder], cpu_model=where.cpu, batch=batch, progress=move
         ).to_json()
     report = {**result.to_json(), "work_dir": str(folder), "artifact": str(artifact), "build": built}
     if json_output:

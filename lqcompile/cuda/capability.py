@@ -7,6 +7,10 @@ from collections.abc import Iterable
 
 from lqcompile.cuda.driver import Gpu
 from lqcompile.errors import DeviceError
+from lqcompile.target import Target
+
+NONE = "a machine without a usable GPU"
+"""What `gpu_model` gives where there is none."""
 
 
 def runs_here(architectures: Iterable[str]) -> bool:
@@ -16,6 +20,30 @@ def runs_here(architectures: Iterable[str]) -> bool:
     except DeviceError:
         return False
     return all(runs(architecture, gpu.capability) for architecture in architectures)
+
+
+def missing(target: Target) -> list[str]:
+    """What the first GPU of this machine lacks of a target without variants; empty if it runs its code.
+
+    Raises:
+        DeviceError: there is no GPU, or its driver is too old.
+    """
+    gpu = Gpu()
+    lacking = [architecture for architecture in target.features if not runs(architecture, gpu.capability)]
+    return [f"a GPU for {architecture} (it has {describe(gpu)})" for architecture in lacking]
+
+
+def gpu_model() -> str:
+    """What tells the first GPU of this machine from others, whatever the driver."""
+    try:
+        return describe(Gpu())
+    except DeviceError:
+        return NONE
+
+
+def describe(gpu: Gpu) -> str:
+    """Such as ``NVIDIA H200 (9.0)``."""
+    return f"{gpu.name} ({gpu.capability[0]}.{gpu.capability[1]})"
 
 
 def runs(architecture: str, capability: tuple[int, int]) -> bool:

@@ -51,7 +51,6 @@ def apply_records(plan: Plan, target: Target, entries: Sequence[Tuned], cpu_mode
         entries: tuned kernels; of several for one contraction the first that holds counts.
         cpu_model: processor that the network is for, as `lqcompile.cpu.cpu_model` gives it; None for this machine.
     """
-    key = key_here(target)
     known: dict[str, list[Tuned]] = {}
     for entry in entries:
         if entry.key.target == target.name:
@@ -60,6 +59,7 @@ def apply_records(plan: Plan, target: Target, entries: Sequence[Tuned], cpu_mode
     refused: dict[str, list[str]] = {}
     if not known:
         return Applied(choices=choices, refused=refused)
+    key = key_here(target)
     for name, instance in contraction_instances(plan).items():
         reasons = []
         for entry in known.get(canonical(instance), []):

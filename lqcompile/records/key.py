@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
@@ -12,6 +13,9 @@ from lqcompile.errors import TuningError
 from lqcompile.schedules.space import KERNELS
 from lqcompile.target import Target, expand, find, names
 
+MODELS = {"cuda": "lqcompile.cuda.capability"}
+"""Modules with a function `gpu_model`, for machines that are no CPUs."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Key:
@@ -19,8 +23,9 @@ class Key:
 
     Args:
         target: name of a target without variants.
-        cpu: model of the processor, as `lqcompile.cpu.cpu_model` gives it.
-        features: its features in LLVM's spelling, sorted, as far as any target names them.
+        cpu: model of the processor, as `lqcompile.cpu.cpu_model` gives it; of a GPU its name and compute capability.
+        features: its features in LLVM's spelling, sorted, as far as any target names them; none of a GPU.
+        samples: that ran together; 1 on CPUs.
         tvm: version of apache-tvm.
         kernels: version of the kernels, `lqcompile.schedules.space.KERNELS`.
     """
@@ -28,6 +33,7 @@ class Key:
     target: str
     cpu: str
     features: tuple[str, ...]
+    samples: int
     tvm: str
     kernels: int
 
@@ -44,6 +50,8 @@ class Key:
         if self.features != other.features:
             missing = sorted(set(self.features) ^ set(other.features))
             return f"measured on {self.cpu} with other CPU features ({', '.join(missing)})"
+        if self.samples != other.samples:
+            return f"measured with {self.samples} samples at a time, not {other.samples}"
         if self.tvm != other.tvm:
             return f"made with TVM {self.tvm}, not {other.tvm}"
         if self.kernels != other.kernels:
@@ -68,13 +76,16 @@ def make_key(target: Target, model: str, features: Iterable[str]) -> Key:
         target=target.name,
         cpu=model,
         features=tuple(sorted(known & cpu.normalise(features, target.machine))),
+        samples=target.samples,
         tvm=importlib.metadata.version("apache-tvm"),
         kernels=KERNELS,
     )
 
 
 def key_here(target: Target) -> Key:
-    """The key of this machine."""
+    """The key of this machine, or of its GPU."""
+    if target.machine in MODELS:
+        return make_key(target, importlib.import_module(MODELS[target.machine]).gpu_model(), ())
     return make_key(target, cpu.cpu_model(), cpu.cpu_features())
 
 

@@ -14,7 +14,7 @@ from lqcompile.records.instance import Instance, canonical
 from lqcompile.records.key import Key, read_key
 
 FORMAT = "lqcompile tuned kernels"
-VERSION = 1
+VERSION = 2
 
 FILE_NAME = "tuned.json"
 """Of the tuned kernels in a working folder of ``lqcompile tune``."""

@@ -9,8 +9,8 @@ from typing import Any, Protocol
 from tvm.support.popen_pool import PopenPoolExecutor, PopenWorker
 
 from lqcompile.conditions import conditions
-from lqcompile.errors import LQCompileError, TuningError
-from lqcompile.kernels import Job, Kernels, Steps
+from lqcompile.errors import DeviceError, LQCompileError, TuningError
+from lqcompile.kernels import Job, Steps
 from lqcompile.tuning.work import Work
 
 RUN_S = 60.0
@@ -45,7 +45,7 @@ class ThisMachine:
 
     def open(self, job: Job) -> Steps:
         """Load compiled candidates."""
-        return Kernels(job)
+        return job.load()
 
     def state(self) -> dict[str, Any]:
         """The state of this machine."""
@@ -53,7 +53,10 @@ class ThisMachine:
 
 
 class OneProcess:
-    """Runs work in one other process of this machine, and waits for it: nothing else may run while it is timed."""
+    """Runs work in one other process of this machine, and waits for it: nothing else may run while it is timed.
+
+    After an error of a GPU's driver the process is replaced: a kernel that fails leaves the GPU useless to it.
+    """
 
     def __init__(self) -> None:
         self._worker = PopenWorker(initializer=ignore_interrupts)
@@ -71,6 +74,8 @@ class OneProcess:
             self._worker.kill()
             future.set_exception(TuningError("it crashed the process that ran it"))
         else:
+            if isinstance(found, DeviceError):
+                self._worker.kill()
             if isinstance(found, LQCompileError):
                 future.set_exception(found)
             else:

@@ -83,8 +83,9 @@ def identity(module: tvm.IRModule) -> tuple[str, ...]:
 
 
 def tvm_target(target: Target) -> tvm.target.Target:
-    """What MetaSchedule knows of a target; kernels are compiled by `lqcompile.codegen`."""
-    return tvm.target.Target({"kind": "llvm", **target.llvm, "num-cores": 1})
+    """What MetaSchedule knows of a target, of a GPU nothing; kernels are compiled by `lqcompile.trials`."""
+    attributes = {} if target.samples > 1 else target.llvm
+    return tvm.target.Target({"kind": "llvm", **attributes, "num-cores": 1})
 
 
 def design_spaces(spaces: dict[str, Space]) -> Callable[[Schedule], list[Schedule]]:

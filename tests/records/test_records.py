@@ -109,12 +109,12 @@ def test_the_later_of_two_records_counts() -> None:
 DAMAGED = {
     "{": r"records '.*': found a damaged file \(.*\), expected JSON; make it anew with 'lqcompile records export'",
     "[1]": "found JSON of another program, expected a file of 'lqcompile tune' or 'lqcompile records export'",
-    '{"format": "lqcompile tuned kernels", "version": 99}': "found version 99, expected 1; tune again with this lqc",
-    '{"format": "lqcompile tuned kernels", "version": 1, "machines": [{"layers": [{}]}]}': (
+    '{"format": "lqcompile tuned kernels", "version": 99}': "found version 99, expected 2; tune again with this lqc",
+    '{"format": "lqcompile tuned kernels", "version": 2, "machines": [{"layers": [{}]}]}': (
         "found an entry without 'key', expected a whole one"
     ),
-    '{"format": "lqcompile tuned kernels", "version": 1, "machines": [{"key": {"target": 1}, "layers": [{}]}]}': (
-        "found no key of a machine in an entry, expected target, cpu, features, tvm, kernels"
+    '{"format": "lqcompile tuned kernels", "version": 2, "machines": [{"key": {"target": 1}, "layers": [{}]}]}': (
+        "found no key of a machine in an entry, expected target, cpu, features, samples, tvm, kernels"
     ),
 }
 
@@ -144,6 +144,8 @@ def test_records_of_this_machine_apply_and_no_others() -> None:
     assert list(applied.choices) == [first] and not applied.refused
     assert applied.choices[first].tile == Tile(pixels=3, blocks=1)
     assert applied.choices[first].reason == "record: 4 us, 1.50 x the cost table's popcount"
+    larger = apply_records(plan, replace(HERE, samples=32), [tuned(instance, key)])
+    assert larger.refused == {"measured with 1 samples at a time, not 32": [first]} and not larger.choices
     foreign = tuned(instance, replace(key, cpu="Some Other CPU", features=("avx2",)))
     applied = apply_records(plan, HERE, [foreign])
     assert not applied.choices
