@@ -8,9 +8,12 @@ from typing import Any
 from lqcompile.target import Target
 
 from . import cuda_maps as maps
-from .cuda_b1mma import B1Mma, tensor_tile
+from .cuda_b1mma import B1Mma
 from .cuda_contraction import Depthwise, Dot8, FloatFma, Popcount
+from .cuda_i8mma import I8Mma
 from .cuda_packed import Packed
+from .cuda_tensor import TensorWords
+from .cuda_tensor_tile import tensor_tile
 from .cuda_warp import Warp
 from .formats import Kind
 from .problem import ConvShape, Family, SumRule, Tile
@@ -27,13 +30,14 @@ def machine(target: Target) -> Warp:  # noqa: ARG001 - as on other architectures
 
 
 def family(isa: Warp, name: str) -> Any:
-    """The kernel family called `name`: ``b1mma``, ``popcount``, ``dot8``, ``float`` or ``packed``.
+    """The kernel family called `name`: ``b1mma``, ``i8mma``, ``popcount``, ``dot8``, ``float`` or ``packed``.
 
     Raises:
         KeyError: there is none.
     """
     makers: dict[str, Callable[[], Any]] = {
         "b1mma": lambda: B1Mma(isa=isa),
+        "i8mma": lambda: I8Mma(isa=isa),
         "popcount": lambda: Popcount(isa=isa),
         "dot8": lambda: Dot8(isa=isa),
         "float": lambda: FloatFma(isa=isa),
@@ -65,7 +69,7 @@ def tile(
         pool: fused pooling window.
         blocks: 32 channels each, where they are given by packed weights.
     """
-    if isinstance(kind, B1Mma):
+    if isinstance(kind, TensorWords):
         return tensor_tile(shape, rule, blocks)
     count = 1 if blocks is None else blocks
     pairs = shape.weight_planes * rule.act_planes * pool[0] * pool[1]

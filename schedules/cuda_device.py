@@ -31,15 +31,16 @@ HELPERS = {
       : "+r"(sums[0]), "+r"(sums[1]), "+r"(sums[2]), "+r"(sums[3])
       : "r"(codes[0]), "r"(codes[1]), "r"(codes[2]), "r"(codes[3]), "r"(weights[0]), "r"(weights[1]));
 }""",
+    "lq_i8mma": """void lq_i8mma(int* sums, const unsigned int* codes, const unsigned int* weights) {
+  asm("mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+      "{%0, %1, %2, %3};"
+      : "+r"(sums[0]), "+r"(sums[1]), "+r"(sums[2]), "+r"(sums[3])
+      : "r"(codes[0]), "r"(codes[1]), "r"(codes[2]), "r"(codes[3]), "r"(weights[0]), "r"(weights[1]));
+}""",
     "lq_fragment4": """void lq_fragment4(unsigned int* held, const void* row) {
   unsigned int place = static_cast<unsigned int>(__cvta_generic_to_shared(row));
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(held[0]), "=r"(held[1]), "=r"(held[2]), "=r"(held[3]) : "r"(place) : "memory");
-}""",
-    "lq_fragment2": """void lq_fragment2(unsigned int* held, const void* row) {
-  unsigned int place = static_cast<unsigned int>(__cvta_generic_to_shared(row));
-  asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0, %1}, [%2];"
-               : "=r"(held[0]), "=r"(held[1]) : "r"(place) : "memory");
 }""",
     "lq_commit": """void lq_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }""",
 }

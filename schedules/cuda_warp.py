@@ -74,6 +74,10 @@ class Warp:
         """Nothing to do: the device code is compiled without contraction (`lqcompile.cuda.nvrtc`)."""
         return value
 
+    def to_bytes(self, value: Expr) -> Expr:
+        """A number of 0 to 255 as a byte."""
+        return T.cast(value, "uint8")
+
     def movemask(self, condition: Expr) -> Expr:
         """A vote: bit l is the condition of thread l."""
         return device_call("lq_ballot", condition, dtype="uint32")

@@ -92,12 +92,15 @@ class Tile:
     Args:
         pixels: outputs (after pooling).
         blocks: vectors of the family's channels.
-        unroll: words of a tap that one turn of the loop takes, as far as their number divides by it.
+        unroll: words of a tap that one turn of the loop takes, as far as their number divides by it; on tensor cores,
+            slices of the depth.
+        split: groups of warps that share the depth, on tensor cores.
     """
 
     pixels: int
     blocks: int
     unroll: int = 1
+    split: int = 1
 
 
 class Family(Protocol):

@@ -11,7 +11,9 @@ multiply-accumulates per cycle, by ``benchmarks/arm_model.py``. Cortex-A72 stand
 with dot products, V1 for those with matrix products, twice N1 for Apple M1 with its four NEON pipes; for 32-bit ARM,
 instructions counted on the 64-bit unit of Cortex-A7.
 Rows of NVIDIA GPUs are instruction rates per cycle and multiprocessor, not measurements: 16 POPC of 32 bits and 64 DP4A
-(CUDA C++ Programming Guide, arithmetic instructions), and binary `mma` at 8 times the rate of bytes (A100 whitepaper).
+(CUDA C++ Programming Guide, arithmetic instructions), and `mma` of bytes and of bits at 8 times that rate (A100
+whitepaper). That of ``cuda-h200`` has 0.54 binary `mma` a cycle, which others measured on a GH200, and bytes at the
+dense peak of the data sheet, 4.7 times less: more than `mma` is likely to reach there, so bits are chosen with caution.
 """
 
 from __future__ import annotations
@@ -47,12 +49,12 @@ RATES = {
     "neoverse-v1": {"popcount": 153.0, "dot8": 96.0},
     "apple-m1": {"popcount": 152.0, "dot8": 54.0},
     "armv7": {"popcount": 20.0, "dot8": 2.0},
-    "cuda-ptx": {"b1mma": 16384.0, "popcount": 512.0, "dot8": 256.0},
-    "cuda-a100": {"b1mma": 16384.0, "popcount": 512.0, "dot8": 256.0},
-    "cuda-h200": {"b1mma": 16384.0, "popcount": 512.0, "dot8": 256.0},
-    "jetson-orin": {"b1mma": 16384.0, "popcount": 512.0, "dot8": 256.0},
+    "cuda-ptx": {"b1mma": 16384.0, "i8mma": 2048.0, "popcount": 512.0, "dot8": 256.0},
+    "cuda-a100": {"b1mma": 16384.0, "i8mma": 2048.0, "popcount": 512.0, "dot8": 256.0},
+    "cuda-h200": {"b1mma": 17700.0, "i8mma": 3770.0, "popcount": 512.0, "dot8": 256.0},
+    "jetson-orin": {"b1mma": 16384.0, "i8mma": 2048.0, "popcount": 512.0, "dot8": 256.0},
 }
-"""Multiply-accumulates: of one plane pair (popcount, lut, planes), of one 8-bit product (dot8).
+"""Multiply-accumulates: of one plane pair (popcount, lut, planes, b1mma), of one 8-bit product (dot8, i8mma).
 
 Targets offer the families of their row; all serve 8-bit and float weights.
 """
@@ -124,6 +126,7 @@ def choose(contraction: Contraction, quantizer: AnyQuantizer | None, target: str
         return Choice(family="dot8", reason="8-bit weights on 8-bit codes")
     if "dot8" in families and is_depthwise(contraction):
         return Choice(family="dot8", reason="depthwise: multiplied lane by lane, without structural zeros")
+    low_bit = isinstance(contraction.weights, LowBitWeights)
     pairs = contraction.weights.bits * (quantizer.bits if quantizer else 0)
     if families == ("popcount",):
         return Choice(family="popcount", reason=f"bases are not integers, {pairs} plane pairs")
@@ -131,7 +134,7 @@ def choose(contraction: Contraction, quantizer: AnyQuantizer | None, target: str
     (least, best), (more, other) = costs[:2]
     return Choice(
         family=best,
-        reason=f"cost table: {more / least:.1f} x {other} at {pairs} plane pairs",
+        reason=f"cost table: {more / least:.1f} x {other} at {f'{pairs} plane pairs' if low_bit else '8 bits'}",
         estimates=tuple((family, cost / least) for cost, family in costs),
     )
 
@@ -213,8 +216,10 @@ def serving(contraction: Contraction, quantizer: AnyQuantizer | None, target: st
     integer = is_integer(contraction, quantizer)
     if isinstance(contraction.weights, LowBitWeights) and not isinstance(quantizer, Quantizer):
         return ("packed", "float") if contraction.geometry.group == 1 else ("float",)
+    tensor = "i8mma" in RATES[target] and not is_depthwise(contraction)
+    byte_families = ("i8mma", "dot8") if tensor else ("dot8",)
     if not isinstance(contraction.weights, LowBitWeights) or not isinstance(quantizer, Quantizer):
-        return ("dot8",) if integer else ("float",)
+        return byte_families if integer else ("float",)
     inputs = contraction.in_shape[0] * contraction.geometry.kernel[0] * contraction.geometry.kernel[1]
     pairwise = ["popcount"]
     if "lut" in RATES[target] and inputs <= LUT_LARGEST_SUM:
@@ -223,7 +228,7 @@ def serving(contraction: Contraction, quantizer: AnyQuantizer | None, target: st
         pairwise.append("planes")
     if "b1mma" in RATES[target] and tensor_cores.fits(contraction, quantizer):
         pairwise.append("b1mma")
-    return (*pairwise, "dot8") if integer else tuple(pairwise)
+    return (*pairwise, *byte_families) if integer else tuple(pairwise)
 
 
 def _float_reason(contraction: Contraction, quantizer: AnyQuantizer | None) -> str:

@@ -27,6 +27,7 @@ from lqcompile.graph.plan import (
 from lqcompile.graph.specs import Int8Weights, LowBitWeights, Quantizer
 from lqcompile.lowering import parameters as pack
 from lqcompile.lowering.choose import FLOAT_FAMILIES
+from lqcompile.lowering.families import BYTE_FAMILIES
 from lqcompile.lowering.groups import narrow
 from lqcompile.lowering.outputs import affine_parameters, make_steps, make_stream_store
 from lqcompile.lowering.program import Step, SumsKernel, Tensor
@@ -333,7 +334,7 @@ class _Lowering:
         )
         multipliers = None
         weights, quantizer = operation.weights, layer.quantizer
-        if layer.family != "dot8" and is_integer(operation, quantizer):
+        if layer.family not in BYTE_FAMILIES and is_integer(operation, quantizer):
             if not isinstance(weights, LowBitWeights) or not isinstance(quantizer, Quantizer):
                 raise TypeError("plane pairs need low-bit weights and codes")
             acts = (1,) if self.family.combines_codes else tuple(int(value) for value in quantizer.basis)
@@ -356,7 +357,7 @@ class _Lowering:
             signs=np.where(self.sums.flips, -1, 1).astype(np.int32),
             corrections=self.corrections.astype(np.int32),
             multipliers=multipliers,
-            single=layer.family == "dot8",
+            single=layer.family in BYTE_FAMILIES,
         )
 
 

@@ -45,6 +45,7 @@ KINDS: dict[str, Kind] = {
     "planes": "bits",
     "b1mma": "bits",
     "dot8": "u8",
+    "i8mma": "u8",
     "float": "f32",
     "packed": "f32",
 }

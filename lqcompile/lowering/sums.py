@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from lqcompile.graph.plan import Affine, AnyQuantizer, Contraction, Stage, is_integer
 from lqcompile.graph.specs import Int8Weights, LowBitWeights, Quantizer, UniformQuantizer
+from lqcompile.lowering.families import BYTE_FAMILIES
 from lqcompile.lowering.outputs import zero_code
 from lqcompile.schedules.formats import Kind
 
@@ -47,7 +48,7 @@ class Sums:
         if not isinstance(weights, LowBitWeights) or not isinstance(quantizer, Quantizer):
             return False
         plain = not weights.offset.any() and not quantizer.offset
-        if self.family == "dot8" or weights.bits != 1 or quantizer.bits != 1 or not plain:
+        if self.family in BYTE_FAMILIES or weights.bits != 1 or quantizer.bits != 1 or not plain:
             return False
         return not self.pooled or not bool((weights.basis * quantizer.basis < 0).any())
 

@@ -1,4 +1,4 @@
-"""What contractions cost on a GPU with binary tensor cores, relative to one another.
+"""What contractions cost on a GPU with tensor cores, relative to one another.
 
 A model of instruction rates, not of measurements: whole instructions are counted, and a layer of one pixel takes as
 long as its weights take to arrive, for each of them is used once.
@@ -11,19 +11,21 @@ from math import prod
 
 from lqcompile.graph.plan import AnyQuantizer, Contraction
 from lqcompile.graph.specs import LowBitWeights, Quantizer
+from lqcompile.lowering.families import BYTE_FAMILIES
+from lqcompile.schedules.cuda_tensor_tile import ROWS
 from lqcompile.schedules.formats import round_up
 
-TILE_PIXELS = 32
-"""Pixels of the smallest tile of a thread block (schedules/cuda_b1mma.py)."""
-
-STEP_BITS = 256
-"""Depth of one instruction."""
+STEPS = {"b1mma": 256, "i8mma": 32}
+"""Depth of one instruction, in channels, by family on tensor cores."""
 
 MOST_PAIRS = 16
 """Pairs of planes that the smallest tile has registers for."""
 
 BYTE_BITS = 8
-"""Of a weight of the family dot8."""
+"""Of a weight of the families that multiply bytes."""
+
+SERIAL = 2.0
+"""How many times as long the weights of one pixel take on CUDA cores: a warp walks the whole depth alone there."""
 
 
 def fits(contraction: Contraction, quantizer: Quantizer) -> bool:
@@ -40,20 +42,20 @@ def cost(family: str, contraction: Contraction, quantizer: AnyQuantizer | None, 
 
     Args:
         family: kernel family.
-        contraction: of low-bit weights.
+        contraction: of low-bit or 8-bit weights.
         quantizer: of the codes that it reads.
         rates: multiply-accumulates of one pair of planes, or 8-bit products, per cycle, by family.
     """
     weights = contraction.weights
     pixels = prod(contraction.out_shape[1:])
-    pairs = weights.bits * (quantizer.bits if quantizer is not None else 1)
     if pixels == 1:
-        arriving = BYTE_BITS if family == "dot8" else weights.bits
-        return arriving * (pairs + 1.0 if family == "b1mma" else 1.0)
-    if family == "dot8":
-        return 1 / rates[family]
-    if family != "b1mma":
-        return pairs / rates[family]
+        arriving = BYTE_BITS if family in BYTE_FAMILIES else weights.bits
+        return arriving * (1.0 if family in STEPS else SERIAL)
+    pairs = weights.bits * (quantizer.bits if quantizer is not None else 1)
+    products = 1 if family in BYTE_FAMILIES else pairs
+    if family not in STEPS:
+        return products / rates[family]
+    # Grouped convolutions are dense ones with zeros.
     depth = contraction.in_shape[0] * prod(contraction.geometry.kernel)
-    filled = pixels / round_up(pixels, TILE_PIXELS) * depth / round_up(depth, STEP_BITS)
-    return float(pairs / (rates[family] * filled))
+    filled = pixels / round_up(pixels, ROWS) * depth / round_up(depth, STEPS[family])
+    return float(products * contraction.geometry.group / (rates[family] * filled))

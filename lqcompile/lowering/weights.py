@@ -11,6 +11,7 @@ import numpy.typing as npt
 from lqcompile.graph.plan import is_integer
 from lqcompile.graph.specs import Int8Weights, LowBitWeights, Quantizer
 from lqcompile.lowering import parameters as pack
+from lqcompile.lowering.families import BYTE_FAMILIES
 from lqcompile.lowering.sums import Sums
 from lqcompile.schedules.problem import SumRule
 
@@ -58,7 +59,7 @@ def pack_weights(sums: Sums, mode: str, schedule: Any, isa: Any, *, depthwise: b
         return PackedWeights(
             family=family, rule=rule, words=pack.pack_bit_words(planes.bits[:, :bits]), basis=planes.basis
         )
-    if sums.family == "dot8":
+    if sums.family in BYTE_FAMILIES:
         return _dot8(sums, schedule, isa, family, depthwise=depthwise)
     return _planes(sums, mode, family)
 

@@ -29,4 +29,4 @@ def test_networks_equal_the_reference(gpu: emulated_gpu.Driver, name: str) -> No
 
 def test_every_family_is_among_the_cases() -> None:
     case = CASES["families of 70 channels"](TARGET.name)
-    assert set(case.families.values()) == {"popcount", "dot8", "b1mma"}
+    assert set(case.families.values()) == {"popcount", "dot8", "b1mma", "i8mma"}

@@ -276,22 +276,20 @@ inline void lq_wait3() { wait_groups(3); }
 
 // ldmatrix.m8n8.b16: thread 8 i + r gives the address of row r (16 bytes) of matrix i; thread l gets the 32 bits number
 // l % 4 of row l / 4 of each matrix.
-inline void load_matrices(unsigned int* held, const void* row, int count) {
+inline void lq_fragment4(unsigned int* held, const void* row) {
   using namespace emulation;
-  if (current->lane < 8 * count && reinterpret_cast<uintptr_t>(row) % 16) fail("a row of ldmatrix that is not aligned");
+  if (reinterpret_cast<uintptr_t>(row) % 16) fail("a row of ldmatrix that is not aligned");
   std::memcpy(warp().in[current->lane], &row, sizeof row);
-  warp_meets(count == 4 ? "ldmatrix.x4" : "ldmatrix.x2", [count] {
+  warp_meets("ldmatrix.x4", [] {
     for (int lane = 0; lane < WARP; ++lane)
-      for (int i = 0; i < count; ++i) {
+      for (int i = 0; i < 4; ++i) {
         const char* from;
         std::memcpy(&from, warp().in[8 * i + lane / 4], sizeof from);
         std::memcpy(&warp().out[lane][i], from + 4 * (lane % 4), 4);
       }
   });
-  std::memcpy(held, warp().out[current->lane], 4 * count);
+  std::memcpy(held, warp().out[current->lane], 16);
 }
-inline void lq_fragment4(unsigned int* held, const void* row) { load_matrices(held, row, 4); }
-inline void lq_fragment2(unsigned int* held, const void* row) { load_matrices(held, row, 2); }
 
 // mma.m16n8k256 of one-bit factors, and.popc. With g = lane / 4 and t = lane % 4, a thread holds of A (16 rows of 256
 // bits) words t and 4 + t of rows g and g + 8: (g, t), (g + 8, t), (g, 4 + t), (g + 8, 4 + t); of B (8 columns) words t
@@ -317,6 +315,33 @@ inline void lq_b1mma(int* sums, const unsigned int* codes, const unsigned int* w
       }
   });
   for (int i = 0; i < 4; ++i) sums[i] += warp().out[current->lane][i];
+}
+
+// mma.m16n8k32 of unsigned by signed bytes. Element i of a thread's fragment (low byte first) is of A in row g for
+// i = 0..3 and 8..11 and in row g + 8 otherwise, in column 4 t + i % 4, and 16 more from i = 8 on; of B in row 4 t + i % 4,
+// and 16 more from i = 4 on, of column g; of C in row g for i = 0, 1 and g + 8 for i = 2, 3, in column 2 t + i % 2.
+inline void lq_i8mma(int* sums, const unsigned int* codes, const unsigned int* weights) {
+  using namespace emulation;
+  std::memcpy(warp().in[current->lane], codes, 16);
+  std::memcpy(warp().in[current->lane] + 4, weights, 8);
+  warp_meets("mma.u8.s8", [] {
+    uint8_t a[16][32];
+    int8_t b[32][8];
+    for (int lane = 0; lane < WARP; ++lane) {
+      const int g = lane >> 2, t = lane & 3;
+      const auto* bytes = reinterpret_cast<const uint8_t*>(warp().in[lane]);
+      for (int i = 0; i < 16; ++i) a[i < 4 || (i >= 8 && i < 12) ? g : g + 8][4 * t + (i & 3) + (i < 8 ? 0 : 16)] = bytes[i];
+      for (int i = 0; i < 8; ++i) b[4 * t + (i & 3) + (i < 4 ? 0 : 16)][g] = static_cast<int8_t>(bytes[16 + i]);
+    }
+    for (int lane = 0; lane < WARP; ++lane)
+      for (int i = 0; i < 4; ++i) {
+        const int row = (lane >> 2) + (i < 2 ? 0 : 8), column = (lane & 3) * 2 + (i & 1);
+        int32_t sum = 0;
+        for (int k = 0; k < 32; ++k) sum += a[row][k] * b[k][column];
+        warp().out[lane][i] = sum;
+      }
+  });
+  for (int i = 0; i < 4; ++i) sums[i] += static_cast<int>(warp().out[current->lane][i]);
 }
 
 // In C++ 'alignas' cannot follow 'static', as it follows '__shared__' in CUDA C.

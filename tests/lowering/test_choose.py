@@ -20,6 +20,7 @@ from plans import (
 from lqcompile.errors import UnsupportedError
 from lqcompile.graph.plan import Geometry, Plan
 from lqcompile.lowering.choose import BYTE_RATES, PAIR_GAINS, RATES, TILE_ROWS, choose, serving
+from lqcompile.lowering.families import BYTE_FAMILIES
 from lqcompile.lowering.lower import lower
 from lqcompile.lowering.parameters import sixteen_bit_run
 from lqcompile.target import find
@@ -53,7 +54,7 @@ def layer(weights: str, quantizer: object, inputs: int = 4, outputs: int = 5, si
 def test_layers_that_one_family_serves(kind: str, target: str) -> None:
     weights, quantizer, families, reason = CASES[kind]
     contraction = layer(weights, quantizer).regions[-1].operation
-    if kind == "bases" and len(RATES[target]) > 2:
+    if (kind == "bases" and len(RATES[target]) > 2) or (kind == "8 bits" and "i8mma" in RATES[target]):
         pytest.skip(f"{target} has two families for it")
     assert serving(contraction, quantizer, target) == families
     choice = choose(contraction, quantizer, target)
@@ -68,7 +69,7 @@ def test_integer_bases_get_the_fastest_family(target: str, bits: int) -> None:
     families = serving(contraction, quantizer, target)
     assert set(families) == set(RATES[target])
     choice = choose(contraction, quantizer, target)
-    costs = {name: (1 if name == "dot8" else 2 * bits) / rate for name, rate in RATES[target].items()}
+    costs = {name: (1 if name in BYTE_FAMILIES else 2 * bits) / rate for name, rate in RATES[target].items()}
     if target in BYTE_RATES:
         run = sixteen_bit_run(contraction.weights.integers(), int(quantizer.basis.sum()))
         costs["dot8"] = (run + 1) / (run * BYTE_RATES[target])
@@ -79,7 +80,8 @@ def test_integer_bases_get_the_fastest_family(target: str, bits: int) -> None:
     if target in TILE_ROWS:
         costs["dot8"], costs["planes"] = (costs[name] * TILE_ROWS[target] / 9 for name in ("dot8", "planes"))
     if "b1mma" in costs:
-        costs["b1mma"] *= 32 / 9 * 256 / 4  # 9 pixels of 4 channels
+        costs["b1mma"] *= 16 / 9 * 256 / 4  # 9 pixels of 4 channels
+        costs["i8mma"] *= 16 / 9 * 32 / 4
     best, other = sorted(costs, key=lambda name: (costs[name], name))[:2]
     ratio = costs[other] / costs[best]
     assert (choice.family, choice.reason) == (best, f"cost table: {ratio:.1f} x {other} at {2 * bits} plane pairs")
@@ -153,6 +155,36 @@ def test_totals_of_tables_are_16_bits_wide(inputs: int, families: tuple[str, ...
     quantizer = random_quantizer(np.random.default_rng(1), 1)
     contraction = layer("low", quantizer, inputs=inputs).regions[-1].operation
     assert serving(contraction, quantizer, "x86-avx2") == families
+
+
+@pytest.mark.parametrize("target", [target for target in RATES if "i8mma" in RATES[target]])
+def test_tensor_cores_take_layers_of_8_bits(target: str) -> None:
+    """Whether one pixel, whose weights are read once, or many; but not groups, which are dense there, with zeros."""
+    rng = np.random.default_rng(5)
+    quantizer = random_uniform(rng)
+    for size, group, family in ((1, 1, "i8mma"), (8, 1, "i8mma"), (8, 32, "dot8")):
+        builder = PlanBuilder(rng, (64, size, size))
+        weights = random_int8(rng, (64, 64 // group, 1, 1))
+        plan = builder.finish(*builder.contract(builder.quantized_input(quantizer), weights, Geometry(group=group)))
+        operation = plan.regions[-1].operation
+        assert set(serving(operation, quantizer, target)) == {"i8mma", "dot8"}
+        choice = choose(operation, quantizer, target)
+        assert choice.family == family
+        assert re.fullmatch(r"cost table: \d+\.\d x (i8mma|dot8) at 8 bits", choice.reason)
+
+
+@pytest.mark.parametrize(
+    ("target", "bits", "family"),
+    [("cuda-a100", (2, 2), "b1mma"), ("cuda-a100", (3, 3), "i8mma"), ("cuda-h200", (2, 2), "b1mma")],
+)
+def test_bits_or_bytes_on_tensor_cores(target: str, bits: tuple[int, int], family: str) -> None:
+    """Eight pairs of planes cost as much as bytes on an A100, and fewer than five on an H200."""
+    rng = np.random.default_rng(6)
+    quantizer = random_quantizer(rng, bits[1], integer=True)
+    builder = PlanBuilder(rng, (256, 4, 4))
+    weights = random_low_bit(rng, (64, 256, 1, 1), bits[0], integer=True)
+    plan = builder.finish(*builder.contract(builder.quantized_input(quantizer), weights, Geometry()))
+    assert choose(plan.regions[-1].operation, quantizer, target).family == family
 
 
 @pytest.mark.parametrize("target", RATES)

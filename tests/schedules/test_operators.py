@@ -26,6 +26,7 @@ from lqcompile.encoding import activation_levels
 from lqcompile.graph.plan import AddValue, Clamp, Contraction, Geometry, MaxPool, Plan
 from lqcompile.graph.specs import LowBitWeights, Quantizer
 from lqcompile.lowering.choose import RATES, serving
+from lqcompile.lowering.families import BYTE_FAMILIES
 from lqcompile.lowering.parameters import sixteen_bit_run
 from lqcompile.reference import execute_region
 from lqcompile.target import Target, find
@@ -78,7 +79,7 @@ def every_family(
     rng: np.random.Generator, channels: int, target: str = "x86-avx2"
 ) -> tuple[Plan, dict[str, str], np.ndarray]:
     """Contractions of every kind on one input, with the family of each."""
-    plane_families = [family for family in RATES[target] if family != "dot8"]
+    plane_families = [family for family in RATES[target] if family not in BYTE_FAMILIES]
     integer_families = list(RATES[target])
     builder = Sampled(rng, (channels, 8, 9))
     families = {}

@@ -1,0 +1,380 @@
+"""The contraction on tensor cores: an implicit matrix product by `mma.sync`, of bits or of bytes.
+
+Rows are pixels of all samples, columns are output channels, and the depth is the words of all taps. Chunks of it stream
+through shared memory (``cp.async``, several ahead), from where ``ldmatrix`` takes the fragments of a warp. Sums are
+combined in registers and pass through shared memory once more, to the epilogue of warps.
+
+One slice of 16 x 8 x 32 bytes is an instruction: ``mma.m16n8k256`` of bits and ``mma.m16n8k32`` of bytes have the same
+fragments (PTX ISA, "Matrix Fragments for mma.m16n8k256" and "... mma.m16n8k32").
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from tvm.script.ir_builder import IRBuilder
+from tvm.script.ir_builder import tirx as T
+
+from .combine import combine
+from .cuda_contraction import Spot, WarpContraction, WarpWords
+from .cuda_device import device_call
+from .cuda_tensor_tile import COLUMNS, ROWS, WORDS, Block
+from .cuda_warp import COLUMN, CTA, LANE, LANES, SAMPLES, WARP, Warp, div, launch, locals_of, mod
+from .epilogue import Epilogue
+from .isa import Expr
+from .problem import ConvShape, SumRule, Tile
+
+HALF = 16
+"""Bytes that a row of ``ldmatrix`` has: half of a slice."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fragments(Warp):
+    """Vector operations where each thread holds a channel of its own choice: indices are complete."""
+
+    def load(self, buffer: Expr, index: Expr) -> Expr:
+        """One element."""
+        return buffer[index]
+
+
+class TensorContraction(WarpContraction):
+    """Emits the tile of a thread block."""
+
+    def __init__(self, isa: Any, family: Any, shape: ConvShape, tile: Tile, rule: SumRule, epilogue: Epilogue) -> None:
+        super().__init__(isa, family, shape, tile, rule, epilogue)
+        self.block = Block(tile=tile, shape=shape, rule=rule)
+        self.height, self.width = self.block.height, self.block.width
+        self.pixels = self.height // self.window
+        self.kind = "int32" if epilogue.mode in ("integer", "sums") else "float64"
+        self.counted = rule.bipolar and rule.mask_plane < 0
+
+    def weight_size(self) -> int:
+        """Words of the packed weights."""
+        return self.block.chunks * self.block.chunk_words * self.shape.weight_planes * self.channels
+
+    def build(self) -> Any:
+        """The PrimFunc; parameters as of any contraction."""
+        block = self.block
+        with IRBuilder() as builder, T.prim_func():
+            T.func_name("contraction")
+            self.arguments()
+            with launch(self.rows, self.pixels, self.channels // self.width, block.warps) as grid:
+                self.halos(grid)
+                self.group, self.warp = T.bind(div(WARP, block.group)), T.bind(mod(WARP, block.group))
+                self.shared = T.alloc_buffer((self.shared_bytes(),), "uint8", scope="shared")
+                if self.counted:
+                    counts = (self.rule.act_planes * self.height,)
+                    self.counts = T.alloc_buffer(counts, "int32", scope="shared")
+                sums = self.main_loop()
+                if self.counted:
+                    self.count_rows()
+                if self.tile.split > 1:
+                    self.add_groups(sums)
+                T.evaluate(T.tvm_storage_sync("shared"))
+                if self.epilogue.mode == "sums":
+                    self.each_sum(sums, range(block.fragments[0]), self.store_pairs)
+                else:
+                    self.through_shared(sums)
+        return builder.get()
+
+    def shared_bytes(self) -> int:
+        """Shared memory for the chunks, later for sums of groups and for values."""
+        block = self.block
+        stages = self.tile.split * block.stages * block.stage_bytes
+        added = (self.tile.split - 1) * self.height * self.width * 4
+        values = 0 if self.epilogue.mode == "sums" else self.taken_rows() * block.grid[0] * self.value_row()
+        return max(stages, added, values)
+
+    def value_row(self) -> int:
+        """Bytes of the values of a row of the tile."""
+        return self.width * (4 if self.kind == "int32" else 8)
+
+    def taken_rows(self) -> int:
+        """Rows of each warp whose values pass through shared memory at a time: whole fragments and whole windows."""
+        rows = self.block.fragments[0] * ROWS
+        while rows % (2 * ROWS) == 0 and rows * self.block.grid[0] * self.value_row() > self.block.room:
+            rows //= 2
+        return rows
+
+    def spot(self, row: Expr) -> Spot:
+        """What row number `row` of the tile computes; rows behind the last one repeat it."""
+        pixel = T.min(CTA * self.pixels + T.min(div(row, self.window), self.pixels - 1), SAMPLES * self.rows - 1)
+        sample, rest = div(pixel, self.rows), mod(pixel, self.rows)
+        position = mod(row, self.window)
+        rows, columns = self.shape.pool
+        return Spot(
+            sample=T.bind(sample),
+            y=T.bind(div(rest, self.shape.tile_columns) * rows + div(position, columns)),
+            x=T.bind(mod(rest, self.shape.tile_columns) * columns + mod(position, columns)),
+        )
+
+    def main_loop(self) -> Any:
+        """Sums of the block's tile, each thread its fragments; of the chunks of its group, where the tile is split."""
+        block = self.block
+        rows, columns = block.fragments
+        sums = locals_of(block.pairs * rows * columns * 4, "int32", 0)
+        copy = self.copier()
+        first = T.bind(self.group * (block.stages * block.stage_bytes))
+        for stage in range(block.stages - 1):
+            if stage < block.steps:
+                copy(T.int32(stage), T.bind(first + stage * block.stage_bytes))
+            T.evaluate(device_call("lq_commit", dtype="void"))
+        with T.serial(0, block.steps) as step:
+            T.evaluate(device_call(f"lq_wait{block.stages - 2}", dtype="void"))
+            T.evaluate(T.tvm_storage_sync("shared"))
+            ahead = T.bind(step + (block.stages - 1))
+            with T.If(ahead < block.steps), T.Then():
+                copy(ahead, T.bind(first + mod(ahead, block.stages) * block.stage_bytes))
+            T.evaluate(device_call("lq_commit", dtype="void"))
+            start = T.bind(first + mod(step, block.stages) * block.stage_bytes)
+            if block.chunks % self.tile.split:
+                with T.If(self.chunk(step) < block.chunks), T.Then():
+                    self.multiply(sums, start)
+            else:
+                self.multiply(sums, start)
+        T.evaluate(device_call("lq_wait0", dtype="void"))
+        T.evaluate(T.tvm_storage_sync("shared"))
+        return sums
+
+    def chunk(self, step: Expr) -> Expr:
+        """Number of the chunk that the thread's group takes in a step."""
+        return step * self.tile.split + self.group
+
+    def copier(self) -> Any:
+        """A function that starts copying the group's chunk of a step to a stage of shared memory."""
+        thread = T.bind(self.warp * LANES + LANE)
+        copy_codes, copy_weights = self.code_copier(thread), self.weight_copier(thread)
+
+        def copy(step: Expr, start: Expr) -> None:
+            # Groups behind the last chunk repeat it, and multiply nothing.
+            chunk = T.bind(T.min(self.chunk(step), self.block.chunks - 1))
+            copy_codes(chunk, start)
+            copy_weights(chunk, start)
+
+        return copy
+
+    def code_copier(self, thread: Expr) -> Any:
+        """Copies codes of the tile's pixels, as many words at a time as no tap ends within."""
+        block, planes = self.block, self.rule.act_planes
+        words = next(size for size in (4, 2, 1) if self.shape.words % size == 0)
+        parts, threads = block.chunk_words // words, block.group * LANES
+        part, line = T.bind(mod(thread, parts)), T.bind(div(thread, parts))
+        places = []
+        for first in range(0, self.height * planes, threads // parts):
+            piece = T.bind(T.min(first + line, self.height * planes - 1))
+            row, plane = T.bind(div(piece, planes)), mod(piece, planes)
+            source = T.bind(self.base(self.spot(row), COLUMN) + plane * self.plane())
+            place = self.place_of(plane * self.height + row, div(part * words * 4, HALF))
+            places.append((source, T.bind(place + mod(part * words * 4, HALF))))
+
+        def copy(chunk: Expr, start: Expr) -> None:
+            # Weights are zero behind the last word: any word will do there.
+            word = T.bind(T.min(chunk * block.chunk_words + part * words, block.depth - words))
+            tap, k = T.bind(div(word, self.shape.words)), mod(word, self.shape.words)
+            offset = T.bind(self.tap(div(tap, self.shape.kernel[1]), mod(tap, self.shape.kernel[1])) + k * 4)
+            for source, place in places:
+                self.copy(words * 4, self.shared[start + place], self.source[source + offset])
+
+        return copy
+
+    def weight_copier(self, thread: Expr) -> Any:
+        """Copies weights of the tile's channels; those of 32 channels lie in one piece."""
+        block, planes = self.block, self.shape.weight_planes
+        halves, threads = block.row_bytes // HALF, block.group * LANES
+        pieces = planes * LANES * halves
+        sources, places = [], []
+        for first in range(0, self.tile.blocks * pieces, threads):
+            piece = T.bind(T.min(first + thread, self.tile.blocks * pieces - 1))
+            n, inner = T.bind(div(piece, pieces)), T.bind(mod(piece, pieces))
+            sources.append(T.bind(((COLUMN * self.tile.blocks + n) * (block.chunks * pieces) + inner) * 4))
+            plane, row = div(inner, LANES * halves), mod(div(inner, halves), LANES)
+            place = self.place_of(plane * self.width + n * LANES + row, mod(inner, halves))
+            places.append(T.bind(block.act_bytes + place))
+
+        def copy(chunk: Expr, start: Expr) -> None:
+            offset = T.bind(chunk * (pieces * 4))
+            for source, place in zip(sources, places, strict=True):
+                self.copy(HALF, self.shared[start + place], self.weights[source + offset])
+
+        return copy
+
+    def copy(self, size: int, target: Expr, source: Expr) -> None:
+        """Starts one asynchronous copy."""
+        T.evaluate(device_call(f"lq_copy{size}", T.address_of(target), T.address_of(source), dtype="void"))
+
+    def place_of(self, row: Expr, half: Expr) -> Expr:
+        """Where a half of a slice lies in a chunk: moved within its row, so that eight rows meet in no bank."""
+        halves = min(self.block.row_bytes // HALF, 8)
+        moved = T.bitwise_xor(half, mod(div(row, 8 // halves), halves))
+        return row * self.block.row_bytes + moved * HALF
+
+    def multiply(self, sums: Any, start: Expr) -> None:
+        """One chunk of the depth: all pairs of planes, slice by slice."""
+        rows, columns = self.block.fragments
+        planes = self.shape.weight_planes
+        acts, weights = locals_of(4 * rows, "uint32"), locals_of(2 * columns * planes, "uint32")
+        first_row = T.bind(div(self.warp, self.block.grid[1]) * (rows * ROWS))
+        first_column = T.bind(mod(self.warp, self.block.grid[1]) * (columns * COLUMNS))
+        # Of the four matrices that ldmatrix takes, thread l gives the address of row l % 8 of number l / 8.
+        second, fourth = T.bind(mod(div(LANE, 8), 2)), T.bind(div(LANE, 16))
+        with T.unroll(0, self.tile.unroll) as part:
+            for i in range(planes):
+                for n in range(0, columns, 2):
+                    row = first_column + (i * self.width + n * COLUMNS) + fourth * 8 + mod(LANE, 8)
+                    place = start + self.block.act_bytes + self.place_of(T.bind(row), part * 2 + second)
+                    self.fragment(weights[(i * columns + n) * 2], place)
+            for j in range(self.rule.act_planes):
+                for m in range(rows):
+                    row = first_row + (j * self.height + m * ROWS) + second * 8 + mod(LANE, 8)
+                    self.fragment(acts[4 * m], start + self.place_of(T.bind(row), part * 2 + fourth))
+                for i in range(planes):
+                    for m in range(rows):
+                        for n in range(columns):
+                            operands = (sums[self.place(i, j, m, n)], acts[4 * m], weights[(i * columns + n) * 2])
+                            addresses = [T.address_of(operand) for operand in operands]
+                            T.evaluate(device_call(self.family.instruction, *addresses, dtype="void"))
+
+    def fragment(self, held: Expr, place: Expr) -> None:
+        """Loads four matrices of eight rows from shared memory."""
+        T.evaluate(device_call("lq_fragment4", T.address_of(held), T.address_of(self.shared[place]), dtype="void"))
+
+    def place(self, i: int, j: int, m: int, n: int) -> int:
+        """First accumulator of a fragment of a pair of planes."""
+        rows, columns = self.block.fragments
+        return (((i * self.rule.act_planes + j) * rows + m) * columns + n) * 4
+
+    def add_groups(self, sums: Any) -> None:
+        """Adds the sums of all groups to those of the first one, a pair of planes at a time."""
+        block, threads = self.block, self.block.group * LANES
+        count, others = block.sums(block.grid) // block.pairs, self.tile.split - 1
+        held = T.decl_buffer((others * count * threads,), "int32", data=self.shared.data, scope="shared")
+        thread = T.bind(self.warp * LANES + LANE)
+        for pair in range(block.pairs):
+            T.evaluate(T.tvm_storage_sync("shared"))
+            with T.If(self.group > 0), T.Then():
+                for index in range(count):
+                    place = ((self.group - 1) * count + index) * threads + thread
+                    T.buffer_store(held, sums[pair * count + index], [place])
+            T.evaluate(T.tvm_storage_sync("shared"))
+            with T.If(self.group == 0), T.Then():
+                for index in range(count):
+                    total = sums[pair * count + index]
+                    for other in range(others):
+                        total = total + held[(other * count + index) * threads + thread]
+                    T.buffer_store(sums, total, [pair * count + index])
+
+    def count_rows(self) -> None:
+        """Ones in each plane of each row's window, into shared memory: warps take rows in turn."""
+        with T.serial(0, self.height // self.block.warps) as turn:
+            row = T.bind(turn * self.block.warps + WARP)
+            held = self.count([T.bind(self.base(self.spot(row), COLUMN))])
+            for j in range(self.rule.act_planes):
+                T.buffer_store(self.counts, held[j], [j * self.height + row])
+
+    def each_sum(self, sums: Any, fragment_rows: range, body: Any) -> None:
+        """Calls ``body(row, column, sum_of)`` for every output that a thread of the first group holds."""
+        if self.tile.split == 1:
+            self.each_own_sum(sums, fragment_rows, body)
+            return
+        with T.If(self.group == 0), T.Then():
+            self.each_own_sum(sums, fragment_rows, body)
+
+    def each_own_sum(self, sums: Any, fragment_rows: range, body: Any) -> None:
+        """Calls ``body(row, column, sum_of)`` for every output that the thread holds."""
+        rows, columns = self.block.fragments
+        first_row = T.bind(div(self.warp, self.block.grid[1]) * (rows * ROWS) + div(LANE, 4))
+        first_column = T.bind(mod(self.warp, self.block.grid[1]) * (columns * COLUMNS) + mod(LANE, 4) * 2)
+        for m in fragment_rows:
+            for part in range(2):
+                row = T.bind(first_row + (m * ROWS + part * 8))
+                for n in range(columns):
+                    for side in range(2):
+                        held = part * 2 + side
+
+                        def sum_of(i: int, j: int, m: int = m, n: int = n, held: int = held, row: Expr = row) -> Expr:
+                            value = sums[self.place(i, j, m, n) + held]
+                            if not self.rule.bipolar:
+                                return value
+                            if self.counted:
+                                return value + value - self.counts[j * self.height + row]
+                            return value + value - sums[self.place(self.rule.mask_plane, j, m, n) + held]
+
+                        body(row, T.bind(first_column + (n * COLUMNS + side)), sum_of)
+
+    def store_pairs(self, row: Expr, column: Expr, sum_of: Any) -> None:
+        """The integers themselves, of one sample."""
+        spot, shape, rule = self.spot(row), self.shape, self.rule
+        for i in range(rule.weight_basis):
+            for j in range(rule.act_planes):
+                line = (i * rule.act_planes + j) * shape.out_height + spot.y
+                at = (line * shape.out_width + spot.x) * self.channels + COLUMN * self.width + column
+                T.buffer_store(self.outputs[0], sum_of(i, j), [at])
+
+    def through_shared(self, sums: Any) -> None:
+        """Values of the tile through shared memory to the epilogue, some rows of each warp at a time."""
+        rows, taken = self.block.fragments[0] * ROWS, self.taken_rows()
+        size = taken * self.block.grid[0] * self.width
+        tile = T.decl_buffer((size,), self.kind, data=self.shared.data, scope="shared")
+        fragments = Fragments()
+        for first in range(0, rows, taken):
+
+            def put(row: Expr, column: Expr, sum_of: Any, first: int = first) -> None:
+                channel = T.bind(COLUMN * self.width + column)
+                value = combine(fragments, self.rule, self.epilogue, self.basis, self.channels, channel, sum_of)
+                local = row if taken == rows else div(row, rows) * taken + mod(row, rows) - first
+                T.buffer_store(tile, value, [local * self.width + column])
+
+            if first:
+                T.evaluate(T.tvm_storage_sync("shared"))
+            self.each_sum(sums, range(first // ROWS, (first + taken) // ROWS), put)
+            T.evaluate(T.tvm_storage_sync("shared"))
+            self.finish_rows(tile, first, taken)
+
+    def finish_rows(self, tile: Any, first: int, taken: int) -> None:
+        """The epilogue of values in shared memory: a warp a pixel and 32 channels."""
+        rows, window = self.block.fragments[0] * ROWS, self.window
+        vectors = taken * self.block.grid[0] // window * self.tile.blocks
+        with T.serial(0, -(-vectors // self.block.warps)) as turn:
+            vector = T.bind(T.min(turn * self.block.warps + WARP, vectors - 1))
+            local, n = T.bind(div(vector, self.tile.blocks) * window), T.bind(mod(vector, self.tile.blocks))
+            pooled: Expr = None
+            for position in range(window):
+                value = tile[(local + position) * self.width + n * LANES + LANE]
+                pooled = T.bind(value if pooled is None else T.max(pooled, value))
+            spot = self.spot(local if taken == rows else div(local, taken) * rows + first + mod(local, taken))
+            self.emitter.sample = spot.sample
+            y, x = T.bind(div(spot.y, self.shape.pool[0])), T.bind(div(spot.x, self.shape.pool[1]))
+            self.emitter.emit(pooled, y, x, T.bind(COLUMN * self.tile.blocks + n))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorWords(WarpWords):
+    """What the families on tensor cores have in common.
+
+    Args:
+        instruction: the device function that multiplies fragments.
+    """
+
+    builder = TensorContraction
+    accumulator: str = "int32"
+    cycles: float = 1.0
+    instruction: str
+
+    @property
+    def windowed(self) -> bool:
+        """Grouped convolutions are dense ones, with structural zeros and, of bits, a mask."""
+        return False
+
+    def operands(self, words: npt.NDArray[Any], shape: ConvShape, tile: Tile) -> tuple[npt.NDArray[Any], ...]:
+        """Words [O, P, kh, kw, W, 1] as [blocks of 32 channels, chunks, P, 32, words of a chunk], flat."""
+        outputs, planes = words.shape[:2]
+        size = tile.unroll * WORDS
+        taps = np.pad(words[..., 0], [(0, 0)] * 4 + [(0, shape.words - words.shape[4])])
+        flat = taps.reshape(outputs, planes, -1)
+        chunks = -(-flat.shape[2] // size)
+        padded = np.zeros((shape.blocks * LANES, planes, chunks * size), words.dtype)
+        padded[:outputs, :, : flat.shape[2]] = flat
+        return (padded.reshape(shape.blocks, LANES, planes, chunks, size).transpose(0, 3, 2, 1, 4).ravel(),)
