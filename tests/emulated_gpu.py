@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -29,7 +30,7 @@ FOLDER = Path(__file__).parent / "gpu"
 
 KERNEL = re.compile(r'extern "C" __global__ void (?:__launch_bounds__\(\d+\) )?(\w+)\(.*\) \{$', re.M)
 
-SETTINGS = {"devices": 1, "driver": 13000, "major": 9, "minor": 0, "free": 1 << 32, "load": 0, "launch": 0}
+SETTINGS = {"devices": 1, "driver": 13000, "major": 9, "minor": 0, "free": 1 << 32, "load": 0, "launch": 0, "clock": 0}
 """What the driver tells, by name; `Driver.set` changes it."""
 
 
@@ -104,13 +105,21 @@ def load_plan(
     return model
 
 
+def _compiler() -> list[str]:
+    """Of C++ for this machine; zig's comes with the tests, but compiles its standard library for two minutes first.
+
+    The emulated threads of each library are its own: no symbol may be the same in all of them.
+    """
+    return ["g++", "-fno-gnu-unique"] if shutil.which("g++") else [sys.executable, "-m", "ziglang", "c++"]
+
+
 def _shared_library(source: str) -> bytes:
     with tempfile.TemporaryDirectory(prefix="lqcompile-gpu-") as folder:
         path, library = Path(folder) / "code.cpp", Path(folder) / "code.so"
         path.write_text(source, encoding="utf-8")
-        options = ["-std=c++20", "-O0", "-fPIC", "-shared", "-fno-strict-aliasing", "-ffp-contract=off", "-w"]
-        options += ["-fno-sanitize=all", f"-I{FOLDER}", "-o", str(library), str(path)]
-        done = subprocess.run([sys.executable, "-m", "ziglang", "c++", *options], capture_output=True, text=True)
+        options = ["-std=c++20", "-O0", "-fPIC", "-shared", "-Wl,-Bsymbolic", "-fno-strict-aliasing", "-w"]
+        options += ["-ffp-contract=off", "-fno-sanitize=all", f"-I{FOLDER}", "-o", str(library), str(path), "-ldl"]
+        done = subprocess.run([*_compiler(), *options], capture_output=True, text=True)
         if done.returncode:
             raise RuntimeError(done.stderr)
         return library.read_bytes()
