@@ -23,8 +23,8 @@ OLDEST_DRIVER = 13000
 OUT_OF_MEMORY, NO_DEVICE, NO_BINARY = 2, 100, 209
 """CUresult values that have messages of their own."""
 
-MAJOR, MINOR = 75, 76
-"""CUdevice_attribute: compute capability."""
+MULTIPROCESSORS, MAJOR, MINOR = 16, 75, 76
+"""CUdevice_attribute: how many multiprocessors there are; compute capability."""
 
 THREAD_LOCAL_CAPTURE = 1
 """CUstreamCaptureMode."""
@@ -77,10 +77,9 @@ class Gpu:
         name = ctypes.create_string_buffer(256)
         self._call("cuDeviceGetName", name, len(name), device)
         self.name = name.value.decode(errors="replace")
-        numbers = [ctypes.c_int(), ctypes.c_int()]
-        for number, attribute in zip(numbers, (MAJOR, MINOR), strict=True):
-            self._call("cuDeviceGetAttribute", ctypes.byref(number), attribute, device)
-        self.capability = (numbers[0].value, numbers[1].value)
+        self.driver = _version(version.value)
+        self.multiprocessors = self._attribute(device, MULTIPROCESSORS)
+        self.capability = (self._attribute(device, MAJOR), self._attribute(device, MINOR))
         self._context = Handle()
         self._call("cuDevicePrimaryCtxRetain", ctypes.byref(self._context), device)
         self.enter()
@@ -204,6 +203,11 @@ class Gpu:
     def drop(self, graph: Handle) -> None:
         """Gives a graph back."""
         self._call("cuGraphExecDestroy", graph)
+
+    def _attribute(self, device: ctypes.c_int, attribute: int) -> int:
+        number = ctypes.c_int()
+        self._call("cuDeviceGetAttribute", ctypes.byref(number), attribute, device)
+        return number.value
 
     def _call(self, name: str, *arguments: Any) -> None:
         self._check(getattr(self._cuda, name)(*arguments), name)
