@@ -36,18 +36,18 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 def show(case: Case) -> str:
     """One case in words."""
-    return f"{case.network} {case.setting} {case.method} seed {case.seed} rate {case.lr} epochs {case.epochs}"
+    form = f"width {case.form.width:g} epochs {case.form.epochs}"
+    return f"{case.network} {form} {case.setting} {case.method} seed {case.seed} rate {case.lr}"
 
 
 def left(arguments: argparse.Namespace) -> list[Case]:
     """Runs that have no row yet."""
     records = read_records(arguments.results)
-    networks = arguments.network or list(FORMS)
 
     def chosen(setting: str, method: str) -> float | None:
-        return chosen_rate(records, networks[0], setting, method)
+        return chosen_rate(records, setting, method)
 
-    return remaining(matrix(networks, arguments.seeds, chosen), records)
+    return remaining(matrix(arguments.network or list(FORMS), arguments.seeds, chosen), records)
 
 
 def run_all(arguments: argparse.Namespace) -> None:
@@ -58,7 +58,7 @@ def run_all(arguments: argparse.Namespace) -> None:
     torch.set_num_threads(arguments.threads)
     data = {size: load(arguments.data, size) for size in {form.image_size for form in FORMS.values()}}
     while cases := left(arguments):
-        record = run_case(cases[0], data[FORMS[cases[0].network].image_size], arguments.cache)
+        record = run_case(cases[0], data[cases[0].form.image_size], arguments.cache)
         append_record(arguments.results, record)
         print(f"{show(cases[0])}: {record.top1:.2f} % in {record.seconds:.0f} s", flush=True)
 

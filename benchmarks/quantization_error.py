@@ -76,7 +76,9 @@ def main() -> None:
     ]
     text = markdown(found)
     for setting in PLOTTED:
-        case = Case(network=arguments.network, setting=setting, method="lq", seed=arguments.seed, lr=RATES[-1])
+        case = Case(
+            network=arguments.network, form=form, setting=setting, method="lq", seed=arguments.seed, lr=RATES[-1]
+        )
         model = finished(case, data, arguments.cache)
         name = f"levels-{arguments.network}-{setting}.svg"
         title = f"{arguments.network} {setting}, seed {arguments.seed}"

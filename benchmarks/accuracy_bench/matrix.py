@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 FLOAT = "float"
 
@@ -23,7 +23,7 @@ SETTINGS: dict[str, tuple[int, int]] = {
 """Bits of weights and activations; 32 is float."""
 
 RATES = (0.01, 0.03)
-"""Highest learning rates that every method is tried with at every setting: seed 0 of the first network chooses."""
+"""Highest learning rates that every method is tried with at every setting: seed 0 of `FIRST` chooses."""
 
 CLAIMED = ("W2A2", "W1A2", "W3A3")
 """Settings that claims are made of; these get seeds first."""
@@ -31,29 +31,34 @@ CLAIMED = ("W2A2", "W1A2", "W3A3")
 
 @dataclass(frozen=True, kw_only=True)
 class Form:
-    """The narrower form of a network that a CPU can train.
+    """The narrower form of a network, and the training, that a CPU has time for.
 
     Args:
         width: factor on the channels.
         image_size: rows and columns; 14 for the images of 28 averaged over 2x2 pixels.
         twin_epochs: passes of the float twin, from fresh weights.
+        epochs: passes of every run, from the weights of the twin.
     """
 
     width: float
     image_size: int
     twin_epochs: int
+    epochs: int
 
 
 FORMS = {
-    "vgg_small": Form(width=0.125, image_size=14, twin_epochs=4),
-    "resnet20": Form(width=0.5, image_size=14, twin_epochs=4),
+    "vgg_small": Form(width=0.125, image_size=14, twin_epochs=4, epochs=1),
+    "resnet20": Form(width=0.5, image_size=14, twin_epochs=4, epochs=1),
 }
 
-EPOCHS, LONG_EPOCHS = 1, 6
-"""Passes of a run, from the weights of the twin; the second shows on the first network what more training is worth."""
+FIRST = "vgg_small"
+"""The network whose seed 0 chooses the rates."""
 
-LONG = ((FLOAT, FLOAT), ("W2A2", "lq"), ("W3A3", "lq"))
-"""Settings and methods of the longer runs: those that are held against float."""
+LARGER = (replace(FORMS[FIRST], width=0.25), replace(FORMS[FIRST], epochs=6))
+"""Forms of the first network that show whether width or training is what the distance to float comes from."""
+
+HELD_TO_FLOAT = ((FLOAT, FLOAT), ("W2A2", "lq"), ("W3A3", "lq"))
+"""Settings and methods that the larger forms are run with."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,19 +67,19 @@ class Case:
 
     Args:
         network: key of `FORMS`.
+        form: of `FORMS` or `LARGER`.
         setting: key of `SETTINGS`.
         method: of `METHODS`, or "float" for the float network trained on.
         seed: of weights, order and augmentation; runs of a seed share their float twin.
         lr: highest learning rate.
-        epochs: `EPOCHS` or `LONG_EPOCHS`.
     """
 
     network: str
+    form: Form
     setting: str
     method: str
     seed: int
     lr: float
-    epochs: int = EPOCHS
 
     @property
     def bits(self) -> tuple[int, int]:
@@ -90,7 +95,7 @@ def matrix(networks: Sequence[str], seeds: int, chosen: Choice) -> list[Case]:
     """All runs that are known by now; stopped anywhere, what is done makes a table.
 
     First everything on the first network with one seed and both rates. The better rates then serve all other runs:
-    further seeds of the claimed settings, the longer runs and the other networks seed by seed, and at last the other
+    further seeds of the claimed settings, the larger forms and the other networks seed by seed, and at last the other
     settings.
 
     Args:
@@ -98,24 +103,25 @@ def matrix(networks: Sequence[str], seeds: int, chosen: Choice) -> list[Case]:
         seeds: of each network.
         chosen: the rate for a setting and a method.
     """
-    first, *rest = networks
     others = [setting for setting in SETTINGS if setting not in (FLOAT, *CLAIMED)]
-    found = [
-        Case(network=first, setting=setting, method=method, seed=0, lr=lr)
-        for setting, method in _pairs((*CLAIMED, *others))
-        for lr in RATES
-    ]
     claimed, other = _pairs(CLAIMED), _pairs(others)
-    order = [(first, seed, EPOCHS, claimed) for seed in range(1, seeds)]
+    found: list[Case] = []
+    if FIRST in networks:
+        found += [
+            Case(network=FIRST, form=FORMS[FIRST], setting=setting, method=method, seed=0, lr=lr)
+            for setting, method in _pairs((*CLAIMED, *others))
+            for lr in RATES
+        ]
+    order = [(FIRST, FORMS[FIRST], seed, claimed) for seed in range(1, seeds)]
     for seed in range(seeds):
-        order.append((first, seed, LONG_EPOCHS, LONG))
-        order += [(network, seed, EPOCHS, claimed) for network in rest]
-    order += [(network, seed, EPOCHS, other) for seed in range(seeds) for network in networks]
-    for network, seed, epochs, pairs in order:
+        order += [(network, FORMS[network], seed, claimed) for network in FORMS if network != FIRST]
+        order += [(FIRST, form, seed, HELD_TO_FLOAT) for form in LARGER]
+    order += [(network, FORMS[network], seed, other) for seed in range(seeds) for network in FORMS]
+    for network, form, seed, pairs in order:
         for setting, method in pairs:
             lr = chosen(setting, method)
-            if lr is not None:
-                found.append(Case(network=network, setting=setting, method=method, seed=seed, lr=lr, epochs=epochs))
+            if network in networks and lr is not None:
+                found.append(Case(network=network, form=form, setting=setting, method=method, seed=seed, lr=lr))
     return list(dict.fromkeys(found))
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from accuracy_bench.matrix import EPOCHS, RATES, Case
+from accuracy_bench.matrix import FIRST, FORMS, RATES, Case, Form
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,13 +70,9 @@ class Record:
     @property
     def case(self) -> Case:
         """Which run it is."""
+        form = Form(width=self.width, image_size=self.image_size, twin_epochs=self.twin_epochs, epochs=self.epochs)
         return Case(
-            network=self.network,
-            setting=self.setting,
-            method=self.method,
-            seed=self.seed,
-            lr=self.lr,
-            epochs=self.epochs,
+            network=self.network, form=form, setting=self.setting, method=self.method, seed=self.seed, lr=self.lr
         )
 
 
@@ -119,18 +115,11 @@ def remaining(cases: Sequence[Case], records: Sequence[Record]) -> list[Case]:
     return [case for case in cases if case not in done]
 
 
-def chosen_rate(records: Sequence[Record], network: str, setting: str, method: str) -> float | None:
-    """The rate of `RATES` with the higher test accuracy at seed 0 of `network`; None until both have been tried.
-
-    The longer runs have no say in it.
-    """
-    wanted = (network, setting, method, 0, EPOCHS)
-    tried = {
-        record.lr: record.top1
-        for record in records
-        if (record.network, record.setting, record.method, record.seed, record.epochs) == wanted
-    }
-    return max(RATES, key=lambda lr: tried[lr]) if set(RATES) <= set(tried) else None
+def chosen_rate(records: Sequence[Record], setting: str, method: str) -> float | None:
+    """The rate of `RATES` with the higher test accuracy at seed 0 of `FIRST`; None until both have been tried."""
+    done = {record.case: record.top1 for record in records}
+    cases = [Case(network=FIRST, form=FORMS[FIRST], setting=setting, method=method, seed=0, lr=lr) for lr in RATES]
+    return max(cases, key=lambda case: done[case]).lr if set(cases) <= set(done) else None
 
 
 def _line(values: Sequence[str]) -> str:

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from accuracy_bench.matrix import FLOAT, FORMS, Case, Form
+from accuracy_bench.matrix import FLOAT, Case, Form
 from accuracy_bench.records import Record
 from lqcompile import cpu, models
 from lqcompile.nn import calibrate, quantize, snap
@@ -79,16 +79,15 @@ def float_twin(network: str, form: Form, data: Data, seed: int, cache: Path) -> 
     return model
 
 
-def run_case(case: Case, data: Data, cache: Path, *, form: Form | None = None) -> Record:
+def run_case(case: Case, data: Data, cache: Path) -> Record:
     """Train one network and test it.
 
     Args:
         case: which.
         data: training and test images of the size that the form asks for.
         cache: folder of the float twins.
-        form: other than that of `FORMS`.
     """
-    form = form or FORMS[case.network]
+    form = case.form
     model = float_twin(case.network, form, data, case.seed, cache)
     twin = accuracy(model, data)
     start = time.perf_counter()
@@ -96,10 +95,10 @@ def run_case(case: Case, data: Data, cache: Path, *, form: Form | None = None) -
     if case.method != FLOAT:
         calibrated = calibrated_accuracy(copy.deepcopy(model), case, data)
         prepare(model, case, data)
-    result = fit(model, recipe(case.epochs, case.lr, case.seed), data)
+    result = fit(model, recipe(form.epochs, case.lr, case.seed), data)
     seconds = time.perf_counter() - start
     torch.save(model.state_dict(), state_file(case, cache))
-    ablations = ablate(model, data, mix(case.seed, case.epochs)) if case.method == "lq" else (None, None, None)
+    ablations = ablate(model, data, mix(case.seed, form.epochs)) if case.method == "lq" else (None, None, None)
     return Record(
         network=case.network,
         width=form.width,
@@ -110,7 +109,7 @@ def run_case(case: Case, data: Data, cache: Path, *, form: Form | None = None) -
         method=case.method,
         seed=case.seed,
         twin_epochs=form.twin_epochs,
-        epochs=case.epochs,
+        epochs=form.epochs,
         lr=case.lr,
         batch=BATCH,
         train_images=len(data.train),
@@ -158,15 +157,15 @@ def convert(model: nn.Module, case: Case) -> None:
 
 def state_file(case: Case, cache: Path) -> Path:
     """Where the finished network of a run is kept."""
-    setting = case.setting.replace("/", "-")
-    return cache / f"{case.network}-{setting}-{case.method}-{case.seed}-{case.lr}-{case.epochs}.pt"
+    name = f"{case.network}-{case.form.width}-{case.form.epochs}-{case.setting}-{case.method}-{case.seed}-{case.lr}.pt"
+    return cache / name.replace("/", "-")
 
 
 def finished(case: Case, data: Data, cache: Path) -> nn.Module:
     """The finished network of a run, which is run first where `cache` does not have it."""
     if not state_file(case, cache).exists():
         run_case(case, data, cache)
-    model = float_twin(case.network, FORMS[case.network], data, case.seed, cache)
+    model = float_twin(case.network, case.form, data, case.seed, cache)
     convert(model, case)
     model.load_state_dict(torch.load(state_file(case, cache), weights_only=True))
     return model.eval()

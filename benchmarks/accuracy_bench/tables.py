@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import product
 from statistics import fmean, stdev
 
-from accuracy_bench.matrix import EPOCHS, FLOAT, FORMS, LONG_EPOCHS, METHODS, RATES, SETTINGS
+from accuracy_bench.matrix import FIRST, FLOAT, FORMS, LARGER, METHODS, RATES, SETTINGS
 from accuracy_bench.records import Record, chosen_rate
 from accuracy_bench.statistics import Interval, interval, pooled_intervals
 
@@ -27,26 +27,22 @@ ABLATIONS: dict[str, Callable[[Record], float | None]] = {
 
 def markdown(records: Sequence[Record]) -> str:
     """All tables, network by network; those of accuracies hold the runs with the chosen rates."""
-    first = next(iter(FORMS))
-    rates = {
-        (record.setting, record.method): chosen_rate(records, first, record.setting, record.method)
-        for record in records
-    }
+    rates = {(record.setting, record.method): chosen_rate(records, record.setting, record.method) for record in records}
     chosen = [record for record in records if record.lr == rates[record.setting, record.method]]
-    parts = [f"Both rates, seed 0 of {first}:", "", *_rates(records, first), ""]
-    for network in FORMS:
-        runs = [record for record in chosen if (record.network, record.epochs) == (network, EPOCHS)]
+    parts = [f"Both rates, seed 0 of {FIRST}:", "", *_rates(records), ""]
+    for network, form in FORMS.items():
+        runs = [row for row in chosen if (row.network, row.case.form) == (network, form)]
         tried = [record for record in records if record.network == network]
         parts.append(_network(network, runs, tried))
-    parts += [f"### {first}, trained for longer", "", *_longer([row for row in chosen if row.network == first]), ""]
+    parts += [f"### {FIRST}, wider, or trained for longer", "", *_larger(chosen), ""]
     return "\n".join(parts)
 
 
-def _rates(records: Sequence[Record], network: str) -> Iterator[str]:
+def _rates(records: Sequence[Record]) -> Iterator[str]:
     columns = [f"{TITLES[method]} {lr:g}" for method in METHODS for lr in RATES]
     yield f"| setting | {' | '.join(columns)} |"
     yield f"|---|{'---|' * len(columns)}"
-    runs = [record for record in records if (record.network, record.seed, record.epochs) == (network, 0, EPOCHS)]
+    runs = [row for row in records if (row.network, row.case.form, row.seed) == (FIRST, FORMS[FIRST], 0)]
     for setting in _settings(runs):
         methods = [FLOAT] if setting == FLOAT else METHODS
         cells = []
@@ -77,7 +73,7 @@ def _network(network: str, records: Sequence[Record], tried: Sequence[Record]) -
         "",
         *_differences(records),
         "",
-        "What the finished LQ networks lose, in points, over all settings, seeds, rates and epochs, when nothing is",
+        "What the finished LQ networks lose, in points, over all settings, seeds, rates and forms, when nothing is",
         "trained after the change:",
         "",
         *_ablations(tried),
@@ -146,29 +142,24 @@ def _claims(records: Sequence[Record], tried: Sequence[Record]) -> Iterator[str]
             yield f"| {name}: less than {ABLATION_COST} points | {loss.at_most(ABLATION_COST)} |"
 
 
-def _longer(records: Sequence[Record]) -> Iterator[str]:
-    """The runs of `EPOCHS` and of `LONG_EPOCHS` side by side, of the seeds that both have."""
-    longer = [record for record in records if record.epochs == LONG_EPOCHS]
-    if not longer:
-        yield "No runs."
-        return
-    keys = {(record.setting, record.method, record.seed) for record in longer}
-    shorter = [row for row in records if row.epochs == EPOCHS and (row.setting, row.method, row.seed) in keys]
-    yield f"| epochs | float |{''.join(f' {setting} | {setting} - float |' for setting in NEAR_FLOAT)}"
-    yield f"|---|---|{'---|---|' * len(NEAR_FLOAT)}"
-    for epochs, runs in ((EPOCHS, shorter), (LONG_EPOCHS, longer)):
+def _larger(records: Sequence[Record]) -> Iterator[str]:
+    """The forms of the first network side by side, each with the seeds that it has."""
+    yield f"| width | epochs | float |{''.join(f' {setting} | {setting} - float |' for setting in NEAR_FLOAT)}"
+    yield f"|---|---|---|{'---|---|' * len(NEAR_FLOAT)}"
+    claims = []
+    for form in (FORMS[FIRST], *LARGER):
+        runs = [row for row in records if (row.network, row.case.form) == (FIRST, form)]
         to_float = pooled_intervals(paired(runs, FLOAT))
-        cells = [_spread(_values(runs, FLOAT, FLOAT))]
-        for setting in NEAR_FLOAT:
+        cells = [f"{form.width:g}", str(form.epochs), _spread(_values(runs, FLOAT, FLOAT))]
+        for setting, most in NEAR_FLOAT.items():
             cells += [_spread(_values(runs, setting, "lq")), _interval(to_float.get(setting))]
-        yield f"| {epochs} | {' | '.join(cells)} |"
-    yield ""
-    yield "| claim | |"
-    yield "|---|---|"
-    for setting, most in NEAR_FLOAT.items():
-        if setting in to_float:
-            verdict = to_float[setting].at_least(-most)
-            yield f"| {setting}: LQ within {most} points of float, after {LONG_EPOCHS} epochs | {verdict} |"
+            if setting in to_float:
+                verdict = to_float[setting].at_least(-most)
+                claims.append(
+                    f"| {setting} within {most} points of float | {form.width:g} | {form.epochs} | {verdict} |"
+                )
+        yield f"| {' | '.join(cells)} |"
+    yield from ("", "| claim | width | epochs | |", "|---|---|---|---|", *claims)
 
 
 def paired(records: Sequence[Record], other: str) -> dict[str, list[float]]:
