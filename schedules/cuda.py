@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from lqcompile.target import Target
 
 from . import cuda_maps as maps
 from .cuda_b1mma import B1Mma
-from .cuda_contraction import Depthwise, Dot8, FloatFma, Popcount
+from .cuda_contraction import Depthwise, Dot8, FloatFma, Popcount, WarpTile
 from .cuda_i8mma import I8Mma
 from .cuda_packed import Packed
+from .cuda_space import tensor_space, warp_space
 from .cuda_tensor import TensorWords
-from .cuda_tensor_tile import tensor_tile
+from .cuda_tensor_tile import TensorTile, tensor_tile
 from .cuda_warp import Warp
 from .formats import Kind
-from .problem import ConvShape, Family, SumRule, Tile
+from .problem import ConvShape, Family, SumRule
+from .space import Space
 
-__all__ = ["depthwise", "family", "image_kind", "machine", "maps", "tile"]
+__all__ = ["depthwise", "family", "image_kind", "machine", "maps", "space", "tile"]
 
 PIXELS = 8
 """Most pixels of a warp's tile: weights are read once for all of them."""
@@ -58,7 +60,7 @@ def image_kind(isa: Warp) -> Kind:  # noqa: ARG001 - as on other architectures
 
 def tile(
     isa: Warp, kind: Family, shape: ConvShape, rule: SumRule, pool: tuple[int, int], blocks: int | None = None
-) -> Tile:
+) -> WarpTile | TensorTile:
     """The tile of a warp: as many pixels as its accumulators have room for.
 
     Args:
@@ -75,4 +77,24 @@ def tile(
     pairs = shape.weight_planes * rule.act_planes * pool[0] * pool[1]
     rows = shape.tile_rows * shape.tile_columns
     pixels = max(1, min(PIXELS, rows, isa.accumulators // (pairs * count)))
-    return Tile(pixels=pixels, blocks=count)
+    return WarpTile(pixels=pixels, blocks=count)
+
+
+def space(
+    isa: Warp, kind: Family, shape: ConvShape, rule: SumRule, pool: tuple[int, int], counts: Sequence[int]
+) -> Space:
+    """What a tuner may choose.
+
+    Args:
+        isa: of the machine.
+        kind: kernel family.
+        shape: loop nest.
+        rule: how sums combine.
+        pool: fused pooling window.
+        counts: blocks of 32 channels that a tile may have, the best first.
+    """
+    best = tile(isa, kind, shape, rule, pool, blocks=counts[0])
+    if isinstance(best, TensorTile):
+        return tensor_space(best, shape, rule, counts)
+    held = shape.weight_planes * rule.act_planes * pool[0] * pool[1]
+    return warp_space(best, shape, isa.accumulators / held, counts)

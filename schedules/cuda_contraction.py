@@ -37,6 +37,17 @@ from .words import Words
 
 
 @dataclass(frozen=True, kw_only=True)
+class WarpTile(Tile):
+    """Tile of a warp.
+
+    Args:
+        warps: of a thread block.
+    """
+
+    warps: int = WARPS
+
+
+@dataclass(frozen=True, kw_only=True)
 class Spot:
     """A pixel of the output, before a fused pooling: its sample, row and column."""
 
@@ -48,7 +59,7 @@ class Spot:
 class WarpContraction:
     """Emits a contraction; a family with a main loop of its own overrides `accumulate` and `total`."""
 
-    def __init__(self, isa: Any, family: Any, shape: ConvShape, tile: Tile, rule: SumRule, epilogue: Epilogue) -> None:
+    def __init__(self, isa: Any, family: Any, shape: ConvShape, tile: Any, rule: SumRule, epilogue: Epilogue) -> None:
         self.isa, self.family, self.shape, self.tile, self.rule, self.epilogue = (
             isa,
             family,
@@ -66,7 +77,8 @@ class WarpContraction:
         with IRBuilder() as builder, T.prim_func():
             T.func_name("contraction")
             self.arguments()
-            with launch(self.rows, WARPS * self.tile.pixels, self.shape.blocks // self.tile.blocks) as grid:
+            warps, columns = self.tile.warps, self.shape.blocks // self.tile.blocks
+            with launch(self.rows, warps * self.tile.pixels, columns, warps) as grid:
                 self.halos(grid)
                 first = T.bind(grid.warp * self.tile.pixels)
                 # Pixels behind the last one repeat it: votes need whole warps, and equal values may be written twice.

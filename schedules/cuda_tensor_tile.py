@@ -33,6 +33,9 @@ MOST_WARPS = 8
 TILES = ((128, 2), (64, 2), (32, 2), (64, 1), (32, 1))
 """Rows, and blocks of 32 channels: what a block of four warps may compute, best first."""
 
+WIDE_TILES = ((64, 4), (32, 4))
+"""Likewise where so many blocks are asked for: tuners try them."""
+
 FEWER_TILES = ((64, 2), (64, 1), (32, 1), (16, 1))
 """Likewise for launches of few samples, largest first."""
 
@@ -41,16 +44,27 @@ CHUNKS = (4, 2, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
+class TensorTile(Tile):
+    """Tile of a thread block; `Tile.unroll` counts the slices of a chunk.
+
+    Args:
+        stages: most chunks that shared memory holds for a group of warps.
+    """
+
+    stages: int = STAGES
+
+
+@dataclass(frozen=True, kw_only=True)
 class Block:
     """A thread block of a tile.
 
     Args:
-        tile: of it; `Tile.unroll` counts the slices of a chunk.
+        tile: of it.
         shape: loop nest.
         rule: how sums combine.
     """
 
-    tile: Tile
+    tile: TensorTile
     shape: ConvShape
     rule: SumRule
 
@@ -139,7 +153,7 @@ class Block:
     @property
     def stages(self) -> int:
         """Chunks that shared memory holds for a group."""
-        return min(STAGES, self.room // (self.tile.split * self.stage_bytes))
+        return min(self.tile.stages, self.room // (self.tile.split * self.stage_bytes))
 
     def fits(self, stages: int) -> bool:
         """Whether the sums fit the registers, and so many chunks for each group the shared memory."""
@@ -152,27 +166,31 @@ class Block:
         return -(-rows // (self.height // window)) * -(-self.shape.blocks // self.tile.blocks)
 
 
-def tensor_tile(shape: ConvShape, rule: SumRule, blocks: int | None) -> Tile:
+def tensor_tile(shape: ConvShape, rule: SumRule, blocks: int | None) -> TensorTile:
     """The tile for large batches: as large as registers and shared memory allow, no wider than the channels divide.
 
     Args:
         shape: loop nest.
         rule: how sums combine.
-        blocks: 32 channels each, where they are given.
+        blocks: 32 channels each, where they are given: so many, or as many as registers have room for.
 
     Raises:
         ValueError: there are more pairs of planes than `lqcompile.lowering.tensor_cores.fits` lets pass.
     """
-    for rows, count in TILES:
-        if shape.blocks % count == 0 if blocks is None else count == blocks:
+    options = list(TILES)
+    if blocks is not None:
+        narrow = [option for option in (*TILES, *WIDE_TILES) if option[1] <= blocks]
+        options = sorted(narrow, key=lambda option: option[1], reverse=True)
+    for rows, count in options:
+        if shape.blocks % count == 0:
             for stages in (3, 2):
-                for tile in _chunked(shape, rule, Tile(pixels=rows, blocks=count), stages):
+                for tile in _chunked(shape, rule, TensorTile(pixels=rows, blocks=count), stages):
                     return tile
     pairs = shape.weight_planes * rule.act_planes
     raise ValueError(f"found {pairs} pairs of planes, expected as many as {ACCUMULATORS} registers hold the sums of")
 
 
-def _chunked(shape: ConvShape, rule: SumRule, tile: Tile, stages: int) -> Iterator[Tile]:
+def _chunked(shape: ConvShape, rule: SumRule, tile: TensorTile, stages: int) -> Iterator[TensorTile]:
     """The tile with chunks of each size that fits; none that is twice as long as the depth."""
     slices = -(-Block(tile=tile, shape=shape, rule=rule).depth // WORDS)
     for count in CHUNKS:
@@ -181,7 +199,9 @@ def _chunked(shape: ConvShape, rule: SumRule, tile: Tile, stages: int) -> Iterat
             yield sized
 
 
-def fewer_tile(shape: ConvShape, rule: SumRule, tile: Tile, multiprocessors: int) -> tuple[Tile, int] | None:
+def fewer_tile(
+    shape: ConvShape, rule: SumRule, tile: TensorTile, multiprocessors: int
+) -> tuple[TensorTile, int] | None:
     """The tile for launches of so few samples that `tile` would leave half of the multiprocessors idle, or more.
 
     It is the largest one of which there is a block for each multiprocessor. Where there is none, the smallest one, and
@@ -221,7 +241,7 @@ def most_samples(block: Block, blocks: int) -> int:
     return pixels // (block.shape.tile_rows * block.shape.tile_columns)
 
 
-def _split(block: Block) -> Tile:
+def _split(block: Block) -> TensorTile:
     """The tile with as many groups as have two chunks each, room for three stages, and the warps of a block."""
     for split in (8, 4, 2):
         parted = replace(block, tile=replace(block.tile, split=split))

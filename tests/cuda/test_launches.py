@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from lqcompile.schedules.cuda_b1mma import tensor_tile
+from lqcompile.schedules.cuda_tensor_tile import TensorTile, tensor_tile
 from lqcompile.schedules.formats import Format
-from lqcompile.schedules.problem import ConvShape, SumRule, Tile
+from lqcompile.schedules.problem import ConvShape, SumRule
 from plans import PlanBuilder, random_affine, random_low_bit, random_quantizer
 
 from lqcompile.cuda import launches as launching
@@ -117,7 +117,7 @@ def test_tiles_hold_the_sums_of_at_most_16_pairs() -> None:
         words=2,
         weight_planes=4,
     )
-    assert tensor_tile(shape, four, None) == Tile(pixels=32, blocks=1)
-    assert tensor_tile(replace(shape, weight_planes=1), four, None) == Tile(pixels=64, blocks=2)
+    assert tensor_tile(shape, four, None) == TensorTile(pixels=32, blocks=1)
+    assert tensor_tile(replace(shape, weight_planes=1), four, None) == TensorTile(pixels=64, blocks=2)
     with pytest.raises(ValueError, match=r"^found 20 pairs of planes, expected as many as 128 registers hold the sums"):
         tensor_tile(shape, five, None)
