@@ -1,6 +1,8 @@
-"""What most tests share: a small compiled network, the command line, and signals as a terminal leaves them."""
+"""What most tests share: seeds, a small compiled network, the command line, and signals as a terminal leaves them."""
 
+import random
 import signal
+import sys
 
 import numpy as np
 import pytest
@@ -12,6 +14,16 @@ if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 SHARED_TARGET = "x86-avx2"
+
+
+@pytest.fixture
+def seed():
+    """A fresh seed, printed so that a failure can be repeated; torch is seeded with it where it is loaded."""
+    value = random.randrange(1 << 31)  # noqa: S311 - test data
+    print(f"seed {value}")  # noqa: T201 - pytest shows it when the test fails
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(value)
+    return value
 
 
 @pytest.fixture(scope="session")

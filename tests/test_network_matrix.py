@@ -5,7 +5,6 @@ Every run takes `SAMPLED`; ``pytest -m exhaustive tests/test_network_matrix.py``
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -78,14 +77,6 @@ CASES = [
 runs = pytest.mark.skipif(
     cpu.machine() != "x86_64" or "avx2" not in cpu.cpu_features(), reason=f"this CPU does not run {X86}"
 )
-
-
-@pytest.fixture
-def seed() -> int:
-    """A fresh seed, printed so that a failure can be repeated."""
-    value = random.randrange(1 << 31)  # noqa: S311 - test data
-    print(f"seed {value}")  # noqa: T201 - pytest shows it when the test fails
-    return value
 
 
 @pytest.fixture(autouse=True)

@@ -114,8 +114,8 @@ def matrix(networks: Sequence[str], seeds: int, chosen: Choice) -> list[Case]:
         ]
     order = [(FIRST, FORMS[FIRST], seed, claimed) for seed in range(1, seeds)]
     for seed in range(seeds):
-        order += [(network, FORMS[network], seed, claimed) for network in FORMS if network != FIRST]
         order += [(FIRST, form, seed, HELD_TO_FLOAT) for form in LARGER]
+        order += [(network, FORMS[network], seed, claimed) for network in FORMS if network != FIRST]
     order += [(network, FORMS[network], seed, other) for seed in range(seeds) for network in FORMS]
     for network, form, seed, pairs in order:
         for setting, method in pairs:
