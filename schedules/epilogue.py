@@ -308,7 +308,7 @@ class Emitter:
         if step.decode:
             store(output, uniform_steps(value, step, isa) * constant(step.scale, "float32", isa), index, isa)
             return
-        store(output, T.cast(uniform_code(value, step, isa), vector("uint8", isa)), index, isa)
+        store(output, isa.to_bytes(T.bind(uniform_code(value, step, isa))), index, isa)
 
     def _store_levels(
         self, item: Store, output: Expr, conditions: Sequence[Expr], y: Expr, x: Expr, block: Expr
@@ -323,7 +323,7 @@ class Emitter:
             value = constant(stored[0], dtype, isa)
             for condition, level in zip(conditions, stored[1:], strict=True):
                 value = T.Select(condition, constant(level, dtype, isa), value)
-            result = value if form.kind == "f32" else T.cast(value, vector("uint8", isa))
+            result = value if form.kind == "f32" else isa.to_bytes(T.bind(value))
             store(output, result, base + block * isa.lanes, isa)
             return
         codes = [int(code) for code in stored]

@@ -45,6 +45,9 @@ class Isa(Protocol):
     def fence(self, value: Expr, dtype: str) -> Expr:
         """See the function `fence`."""
 
+    def to_bytes(self, value: Expr) -> Expr:
+        """An int32 vector of 0 to 255 as uint8."""
+
 
 class Registers:
     """Vectors that are values of their own, as CPUs have them (on a GPU the lanes are threads)."""
@@ -74,6 +77,10 @@ class Registers:
     def fence(self, value: Expr, dtype: str) -> Expr:
         """Opaque to LLVM's contraction of products and sums (TVM 0.27 allows FMA)."""
         return T.call_llvm_pure_intrin(dtype, "llvm.arithmetic.fence", value)
+
+    def to_bytes(self, value: Expr) -> Expr:
+        """An int32 vector of 0 to 255 as uint8."""
+        return T.cast(value, self.vector("uint8"))
 
 
 def vector(dtype: str, isa: Isa) -> str:

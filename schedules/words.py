@@ -64,6 +64,15 @@ class Words:
         """The family for integers of which ``run()`` words can be summed in 16 bits; most need no such proof."""
         return self
 
+    def with_tiles(self, run: Callable[[], int], largest: int) -> Words | None:  # noqa: ARG002
+        """The family for 3x3 taps on transformed tiles of codes; None where there is none, or its proof fails.
+
+        Args:
+            run: how many words of transformed products can be summed in 16 bits.
+            largest: code.
+        """
+        return None
+
     def for_codes(self, planes: int, integers: tuple[int, ...], ones: int) -> Words:  # noqa: ARG002
         """The family for codes of `planes` planes; most do not care.
 

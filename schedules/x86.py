@@ -20,6 +20,7 @@ from .x86_dot8 import DotPairs, DotRows
 from .x86_families import X86, DotVnni, PopcountBytes, PopcountCarrySave, PopcountLanes
 from .x86_lut import Lookup
 from .x86_lut_pairs import PairLookup, pair_tile
+from .x86_winograd import WinogradBytes, winograd_tile
 
 __all__ = ["depthwise", "family", "image_kind", "machine", "maps", "space", "tile"]
 
@@ -113,6 +114,8 @@ def tile(
     """
     if isinstance(kind, DotTiles):
         return best_group(shape, rule, blocks)
+    if isinstance(kind, WinogradBytes):
+        return winograd_tile(shape, blocks)
     if isinstance(kind, PairLookup):
         vectors = -(-shape.blocks * isa.lanes // kind.channels)
         return pair_tile(kind, shape, vectors, blocks, LOOKUP_SLAB_BYTES)
@@ -161,6 +164,8 @@ def space(
     best = tile(isa, kind, shape, rule, pool, blocks=counts[0])
     if isinstance(kind, DotTiles):
         return Space(tiles=distinct([best, *(group for count in counts for group in tile_groups(shape, rule, count))]))
+    if isinstance(kind, WinogradBytes):
+        return Space(tiles=distinct([best, *(winograd_tile(shape, count) for count in counts)]))
     held = shape.weight_planes * rule.act_planes * pool[0] * pool[1]
     tiles = register_tiles(best, counts, shape.tile_columns, _accumulators(isa, kind) / held)
     unrolled = tuple(count for count in UNROLLED if shape.words % count == 0)

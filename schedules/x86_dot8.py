@@ -13,10 +13,12 @@ from typing import Any
 
 from tvm.script.ir_builder import tirx as T
 
-from .isa import Expr, broadcast, vector
+from .isa import Expr, broadcast
 from .problem import ConvShape
 from .words import Words
+from .x86_bytes import DotBytes, DotBytesWide, multiply_words, words_type
 from .x86_families import X86
+from .x86_winograd import FEWEST_SUMMED, WinogradBytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +41,11 @@ class DotPairs(Words):
             return self
         return DotBytes(isa=self.isa, flush_steps=steps) if steps > 1 else DotBytesWide(isa=self.isa)
 
+    def with_tiles(self, run: Callable[[], int], largest: int) -> Words | None:
+        """Byte multiplies of transformed tiles; not with 512 bits, where none was measured."""
+        steps = run() if self.isa.lanes == 8 else 0
+        return WinogradBytes(isa=self.isa, flush_steps=steps, largest=largest) if steps >= FEWEST_SUMMED else None
+
     def activation(self, source: Any, index: Expr) -> list[Expr]:
         """Channels 0, 2 and channels 1, 3 of one pixel as 16-bit pairs, in every lane."""
         lanes = self.isa.lanes * 2
@@ -51,62 +58,8 @@ class DotPairs(Words):
     def step(self, accumulator: Expr, activation: Sequence[Expr], weight: Sequence[Expr]) -> Expr:
         """Adds four products per lane."""
         for half, factor in zip(activation, weight, strict=True):
-            accumulator = accumulator + multiply_words(half, T.reinterpret(_words(self.isa), factor), self.isa)
+            accumulator = accumulator + multiply_words(half, T.reinterpret(words_type(self.isa), factor), self.isa)
         return accumulator
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Bytes(Words):
-    """VPMADDUBSW on four channels of a pixel."""
-
-    isa: X86
-    weight_dtype: str = "int32"
-
-    def activation(self, source: Any, index: Expr) -> list[Expr]:
-        """Four channels of one pixel, in every lane."""
-        word = T.reinterpret("int32", source[T.ramp(index, 1, 4)])
-        return [T.reinterpret(self.isa.bytes_type, broadcast(word, self.isa))]
-
-    def products(self, activation: Expr, weight: Expr) -> Expr:
-        """Sums of two neighbouring products, 16 bits each."""
-        name = "llvm.x86.avx512.pmaddubs.w.512" if self.isa.lanes == 16 else "llvm.x86.avx2.pmadd.ub.sw"
-        signed = T.reinterpret(f"int8x{self.isa.lanes * 4}", weight)
-        return T.call_llvm_pure_intrin(_words(self.isa), name, activation, signed)
-
-    def widened(self, sums: Expr) -> Expr:
-        """Sums of two neighbouring 16-bit sums."""
-        return multiply_words(sums, T.broadcast(T.int16(1), self.isa.lanes * 2), self.isa)
-
-
-@dataclass(frozen=True, kw_only=True)
-class DotBytes(_Bytes):
-    """VPMADDUBSW and VPADDW, widened every `flush_steps` words."""
-
-    accumulator: str = "int16"
-    cycles: float = 0.64
-    latency: float = 1.0
-
-    def step(self, accumulator: Expr, activation: Sequence[Expr], weight: Sequence[Expr]) -> Expr:
-        """Adds four products per lane, in two 16-bit sums."""
-        return accumulator + self.products(activation[0], weight[0])
-
-    def flush(self, total: Expr, accumulator: Expr) -> Expr:
-        """Adds both 16-bit sums of a lane."""
-        return total + self.widened(accumulator)
-
-
-@dataclass(frozen=True, kw_only=True)
-class DotBytesWide(_Bytes):
-    """VPMADDUBSW, widened at once."""
-
-    accumulator: str = "int32"
-    cycles: float = 1.0
-    latency: float = 1.0
-    instructions: int = 3
-
-    def step(self, accumulator: Expr, activation: Sequence[Expr], weight: Sequence[Expr]) -> Expr:
-        """Adds four products per lane."""
-        return accumulator + self.widened(self.products(activation[0], weight[0]))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,18 +83,8 @@ class DotRows(Words):
     def activation(self, source: Any, index: Expr) -> list[Expr]:
         """Two codes, in every lane."""
         pair = T.reinterpret("int32", source[T.ramp(index, 1, 2)])
-        return [T.reinterpret(_words(self.isa), broadcast(pair, self.isa))]
+        return [T.reinterpret(words_type(self.isa), broadcast(pair, self.isa))]
 
     def step(self, accumulator: Expr, activation: Sequence[Expr], weight: Sequence[Expr]) -> Expr:
         """Adds two products per lane."""
-        return accumulator + multiply_words(activation[0], T.reinterpret(_words(self.isa), weight[0]), self.isa)
-
-
-def multiply_words(left: Expr, right: Expr, isa: X86) -> Expr:
-    """Sums of two neighbouring products of 16-bit numbers (VPMADDWD), 32 bits each."""
-    name = "llvm.x86.avx512.pmaddw.d.512" if isa.lanes == 16 else "llvm.x86.avx2.pmadd.wd"
-    return T.call_llvm_pure_intrin(vector("int32", isa), name, left, right)
-
-
-def _words(isa: X86) -> str:
-    return f"int16x{isa.lanes * 2}"
+        return accumulator + multiply_words(activation[0], T.reinterpret(words_type(self.isa), weight[0]), self.isa)

@@ -53,6 +53,18 @@ class X86(Registers):
         signed = T.reinterpret(vector("int32", self), index)
         return T.call_llvm_pure_intrin(vector("float32", self), name, table, signed)
 
+    def to_bytes(self, value: Expr) -> Expr:
+        """An int32 vector of 0 to 255 as uint8.
+
+        On AVX2 by packing instructions: LLVM 22 narrows each step before a plain truncation instead.
+        """
+        if self.lanes == 16:
+            return T.cast(value, "uint8x16")
+        halves = [T.Shuffle([value], list(range(start, start + 4))) for start in (0, 4)]
+        words = T.call_llvm_pure_intrin("int16x8", "llvm.x86.sse2.packssdw.128", *halves)
+        packed = T.call_llvm_pure_intrin("uint8x16", "llvm.x86.sse2.packuswb.128", words, words)
+        return T.Shuffle([packed], list(range(8)))
+
     @property
     def bytes_type(self) -> str:
         """A vector of unsigned bytes."""

@@ -12,11 +12,13 @@ TARGET = Target(
     features=("avx2", "fma", "bmi2", "popcnt"),
     vector_bits=256,
     # Zen: four vector pipes; VFMADD, VPMADDUBSW, VPMADDWD and VPSHUFB issue twice a cycle, additions four times.
+    # Transformed tiles do nine products of 3x3 taps by four multiplications (schedules/x86_winograd.py).
     # Popcount by bytes is 8 instructions for 256 bits. A look-up of two planes is two instructions for 256
     # plane-pair products, of counts three. Intel's three pipes reach less (docs/performance.md).
     peaks={
         "FloatFma": 16,
         "DotBytes": 64,
+        "WinogradBytes": 144,
         "DotBytesWide": 32,
         "DotPairs": 32,
         "DotRows": 32,

@@ -13,6 +13,7 @@ from lqcompile.graph.specs import Int8Weights, LowBitWeights, Quantizer
 from lqcompile.lowering import parameters as pack
 from lqcompile.lowering.families import BYTE_FAMILIES
 from lqcompile.lowering.sums import Sums
+from lqcompile.lowering.winograd import fits, winograd_run
 from lqcompile.schedules.problem import SumRule
 
 LARGEST_CODE = 255
@@ -39,7 +40,9 @@ class PackedWeights:
     basis: npt.NDArray[Any]
 
 
-def pack_weights(sums: Sums, mode: str, schedule: Any, isa: Any, *, depthwise: bool) -> PackedWeights:
+def pack_weights(
+    sums: Sums, mode: str, schedule: Any, isa: Any, *, depthwise: bool, pool: tuple[int, int]
+) -> PackedWeights:
     """The weights of a contraction for its kernel family.
 
     Args:
@@ -48,6 +51,7 @@ def pack_weights(sums: Sums, mode: str, schedule: Any, isa: Any, *, depthwise: b
         schedule: module of the target's schedules.
         isa: of the target.
         depthwise: whether each output channel reads its own input channel by vectors.
+        pool: window of a fused max-pooling.
     """
     if sums.family == "float":
         return _float(sums, schedule, isa, depthwise=depthwise)
@@ -60,7 +64,7 @@ def pack_weights(sums: Sums, mode: str, schedule: Any, isa: Any, *, depthwise: b
             family=family, rule=rule, words=pack.pack_bit_words(planes.bits[:, :bits]), basis=planes.basis
         )
     if sums.family in BYTE_FAMILIES:
-        return _dot8(sums, schedule, isa, family, depthwise=depthwise)
+        return _dot8(sums, schedule, isa, family, depthwise=depthwise, pool=pool)
     return _planes(sums, mode, family)
 
 
@@ -78,7 +82,7 @@ def _float(sums: Sums, schedule: Any, isa: Any, *, depthwise: bool) -> PackedWei
     return PackedWeights(family=family, rule=SumRule(), words=words, basis=np.empty(0))
 
 
-def _dot8(sums: Sums, schedule: Any, isa: Any, family: Any, *, depthwise: bool) -> PackedWeights:
+def _dot8(sums: Sums, schedule: Any, isa: Any, family: Any, *, depthwise: bool, pool: tuple[int, int]) -> PackedWeights:
     operation = sums.operation
     weights = operation.weights
     integers = weights.values if isinstance(weights, Int8Weights) else None
@@ -102,7 +106,8 @@ def _dot8(sums: Sums, schedule: Any, isa: Any, family: Any, *, depthwise: bool) 
         found = pack.sixteen_bit_run(dense, largest)
         return found if operation.geometry.group == 1 else min(found, 1)
 
-    family = family.with_run(run)
+    tiles = family.with_tiles(lambda: winograd_run(dense, largest), largest) if fits(operation, pool) else None
+    family = tiles or family.with_run(run)
     words = pack.pack_byte_words(dense, family.vectors)
     return PackedWeights(family=family, rule=ONE_SUM, words=words, basis=np.empty(0))
 

@@ -1,0 +1,167 @@
+"""Transformed tiles of 3x3 convolutions, against the reference and at the limits of their bytes and 16-bit sums."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from compiling import check_equal, compile_plan, missing
+from lqcompile.schedules.x86_bytes import DotBytes
+from lqcompile.schedules.x86_winograd import WinogradBytes
+from plans import PlanBuilder, random_affine, random_low_bit, random_quantizer
+
+from lqcompile.encoding import activation_levels
+from lqcompile.graph.plan import Affine, Clamp, Geometry, MaxPool, Plan
+from lqcompile.graph.specs import LowBitWeights, Quantizer
+from lqcompile.lowering.choose import choose
+from lqcompile.lowering.winograd import winograd_run
+from lqcompile.target import find
+
+TARGET = find("x86-avx2")
+
+AROUND = Geometry(kernel=(3, 3), pads=(1, 1, 1, 1))
+
+SQUARE = MaxPool(kernel=(2, 2), strides=(2, 2), pads=(0, 0, 0, 0))
+
+needs_avx2 = pytest.mark.skipif(bool(missing(TARGET)), reason=f"this machine lacks {missing(TARGET)}")
+
+
+def integer_codes(rng: np.random.Generator, basis: tuple[int, ...]) -> Quantizer:
+    """Codes with a given integer basis."""
+    quantizer = random_quantizer(rng, len(basis), integer=True)
+    integers = np.array(basis, np.float32)
+    levels, codes = activation_levels(integers.astype(np.float64) * quantizer.scale, 0.0)
+    return replace(quantizer, basis=integers, levels=levels.astype(np.float32), codes=codes)
+
+
+def integer_weights(rng: np.random.Generator, shape: tuple[int, ...], basis: tuple[int, ...]) -> LowBitWeights:
+    """Random weights with a given integer basis."""
+    made = random_low_bit(rng, shape, len(basis), integer=True)
+    return replace(made, basis=np.tile(np.float32(basis), (shape[0], 1)))
+
+
+def loops(plan: Plan) -> list[str]:
+    """The inner loops of a plan's contractions, all of them `dot8`."""
+    names = [region.name for region in plan.regions[1:]]
+    program = compile_plan(plan, TARGET, dict.fromkeys(names, "dot8")).program
+    return [step.loop for step in program.steps if step.loop]
+
+
+@pytest.mark.parametrize(
+    ("weights", "codes", "run"),
+    [
+        ((2, 4, 8), (1, 2, 4), 3),  # 126, 28
+        ((2, 4, 8), (4, 7, 20), 1),
+        ((2, 4, 8), (31, 32), 0),  # two products of 252 and 126 pass 32,767
+        ((1, 2), (31, 32), 2),
+        ((1, 2), (32, 32), 0),  # 256 fits no byte
+        ((1, 2, 4), (1, 2, 4), 6),
+        ((5, 10), (1,), 0),  # 135 fits no signed byte
+    ],
+)
+def test_the_proof_knows_the_largest_sums(weights: tuple[int, ...], codes: tuple[int, ...], run: int) -> None:
+    """24 channels: six words, all weights at their largest, where G adds nine of them."""
+    values = np.full((5, 24, 3, 3), sum(weights), np.int8)
+    assert winograd_run(values, sum(codes)) == run
+    assert winograd_run(-values, sum(codes)) == run
+    exact = 9 * sum(weights) * 4 * sum(codes) * 2  # two products, from a V at the end of its range
+    assert run == 0 or run * exact <= 32767
+    assert run in (0, 6) or any(n * exact > 32767 for n in range(run + 1, 7) if 6 % n == 0)
+
+
+@needs_avx2
+@pytest.mark.parametrize("seed", range(3))
+def test_tiles_equal_the_reference(seed: int) -> None:
+    """Odd sizes down to one tile, uneven padding, channels that fill no vector, pooling, all epilogues."""
+    rng = np.random.default_rng(seed)
+    channels, outputs = int(rng.integers(16, 80)), int(rng.integers(3, 70))
+    height, width = (2, 3) if seed == 0 else (int(size) for size in rng.integers(5, 24, 2))
+    builder = PlanBuilder(rng, (channels, height, width))
+    codes = builder.quantized_input(integer_codes(rng, ((1, 2, 4), (3, 12), (1,))[seed]))
+    weights = integer_weights(rng, (outputs, channels, 3, 3), ((2, 4, 7), (1, 2), (1, 2, 4, 7))[seed])
+    geometry = Geometry(kernel=(3, 3), pads=tuple(int(pad) for pad in rng.integers(1, 3, 4)))
+    coder = (random_quantizer(rng, 3, integer=True), False, ())
+    ends = []
+    for pool in ((), (SQUARE,)):
+        stages = (random_affine(rng, outputs, 0.02), *pool)
+        ends += builder.contract(codes, weights, geometry, stages, ((None, False, ()), coder))
+        ends += builder.contract(codes, weights, geometry, stages, (coder,))
+    plan = builder.finish(*ends)
+    names = [region.name for region in plan.regions[1:]]
+    compiled = compile_plan(plan, TARGET, dict.fromkeys(names, "dot8"))
+    assert {step.loop for step in compiled.program.steps if step.loop} == {WinogradBytes.__name__}
+    check_equal(plan, compiled.load(), rng.normal(size=(2, channels, height, width)).astype(np.float32))
+
+
+@needs_avx2
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_largest_sums_do_not_saturate(sign: int) -> None:
+    """Weights at their largest, so that only three words may be summed, and codes that are 0 or the largest."""
+    rng = np.random.default_rng(sign + 1)
+    builder = PlanBuilder(rng, (24, 8, 8))
+    quantizer = replace(integer_codes(rng, (1, 2, 4)), thresholds=np.zeros(7, np.float32))
+    weights = integer_weights(rng, (20, 24, 3, 3), (2, 4, 8))
+    bits = np.zeros((20, 3, 24 * 9), np.uint8)
+    bits[: 10 if sign > 0 else 20] = sign > 0
+    bits[10:] = rng.integers(0, 2, bits[10:].shape)
+    weights = replace(weights, planes=np.packbits(bits, axis=2, bitorder="little").reshape(weights.planes.shape))
+    plan = builder.finish(*builder.contract(builder.quantized_input(quantizer), weights, AROUND, ()))
+    compiled = compile_plan(plan, TARGET, {"region1": "dot8"})
+    assert [step.loop for step in compiled.program.steps if step.loop] == [WinogradBytes.__name__]
+    x = rng.choice([-1.0, 1.0], size=(2, 24, 8, 8)).astype(np.float32)
+    x[1, :, :4] = np.where(np.indices((4, 8)).sum(axis=0) % 3, -1, 1)
+    check_equal(plan, compiled.load(), x)
+
+
+def test_other_layers_keep_plain_byte_products() -> None:
+    rng = np.random.default_rng(5)
+    builder = PlanBuilder(rng, (32, 6, 6))
+    codes = builder.quantized_input(integer_codes(rng, (1, 2)))
+    small, large = ((24, 32, 3, 3), (1, 2)), ((24, 32, 3, 3), (10, 21))
+    wide = MaxPool(kernel=(1, 2), strides=(1, 2), pads=(0, 0, 0, 0))
+    ends = []
+    for (shape, basis), geometry, stages in (
+        (small, AROUND, ()),
+        (large, AROUND, ()),
+        (small, AROUND, (Affine(scale=np.ones(24), shift=np.zeros(24)), wide, Clamp(low=0.0, high=9.0))),
+        (small, replace(AROUND, strides=(2, 2)), ()),
+        (small, replace(AROUND, dilations=(2, 2), pads=(2, 2, 2, 2)), ()),
+        (((24, 16, 3, 3), (1, 2)), replace(AROUND, group=2), ()),
+        (((24, 32, 1, 1), (1, 2)), Geometry(), ()),
+    ):
+        ends += builder.contract(codes, integer_weights(rng, shape, basis), geometry, stages)
+    first, *others = loops(builder.finish(*ends))
+    assert first == WinogradBytes.__name__
+    assert set(others[:4]) == {DotBytes.__name__}
+    assert WinogradBytes.__name__ not in others
+
+
+@pytest.mark.parametrize(
+    ("weights", "family"), [((2, 4, 8), "dot8"), ((20, 40, 67), "dot8"), ((3, 9), "dot8"), ((9, 22), "lut")]
+)
+def test_the_cost_table_takes_them_where_they_are_fastest(weights: tuple[int, ...], family: str) -> None:
+    rng = np.random.default_rng(6)
+    builder = PlanBuilder(rng, (64, 14, 14))
+    quantizer = integer_codes(rng, (1, 2, 4) if len(weights) == 3 else (3, 6))
+    made = builder.contract(
+        builder.quantized_input(quantizer), integer_weights(rng, (64, 64, 3, 3), weights), AROUND, ()
+    )
+    plan = builder.finish(*made)
+    assert choose(plan.regions[1].operation, quantizer, "x86-avx2").family == family
+
+
+def test_the_inner_loop_is_byte_products_in_registers() -> None:
+    """Eight VPMADDUBSW and VPADDW between six loads, none of the stack."""
+    rng = np.random.default_rng(7)
+    builder = PlanBuilder(rng, (64, 14, 14))
+    codes = builder.quantized_input(integer_codes(rng, (1, 2, 4)))
+    plan = builder.finish(*builder.contract(codes, integer_weights(rng, (64, 64, 3, 3), (1, 2, 4)), AROUND, ()))
+    text = compile_plan(plan, TARGET, {"region1": "dot8"}).assembly()
+    bodies = [body.splitlines() for body in re.split(r"^\.L\w+:", text, flags=re.MULTILINE)]
+    body = max(bodies, key=lambda lines: (sum("vpmaddubsw" in line for line in lines), -len(lines)))
+    counts = {name: sum(f"\t{name}\t" in line for line in body) for name in ("vpmaddubsw", "vpaddw", "vpbroadcastd")}
+    assert counts == {"vpmaddubsw": 8, "vpaddw": 8, "vpbroadcastd": 4}
+    end = next(number for number, line in enumerate(body) if "\tjne\t" in line)
+    assert not any("(%rsp)" in line or "(%rbp)" in line for line in body[:end])
