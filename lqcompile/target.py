@@ -27,6 +27,7 @@ class Target:
         variants: names of targets instead of code of its own; a load picks the last one that the CPU can run.
         peaks: multiply-accumulates per cycle and core that nothing can exceed, by the class of the schedule that has
             the inner loop; of one plane pair for loops on bit planes. Empty where the target stands for unlike cores.
+        multiprocessors: of a GPU: what launches of few samples should keep busy; 0 for CPUs.
         samples: that kernels run together when they are measured; 1 on CPUs, which run one sample after another.
     """
 
@@ -40,6 +41,7 @@ class Target:
     vector_bits: int = 128
     variants: tuple[str, ...] = ()
     peaks: Mapping[str, float] = field(default_factory=dict)
+    multiprocessors: int = 0
     samples: int = 1
 
     @property

@@ -26,9 +26,9 @@ PIXELS = 8
 """Most pixels of a warp's tile: weights are read once for all of them."""
 
 
-def machine(target: Target) -> Warp:  # noqa: ARG001 - as on other architectures
+def machine(target: Target) -> Warp:
     """The vector operations of `target`."""
-    return Warp()
+    return Warp(multiprocessors=target.multiprocessors)
 
 
 def family(isa: Warp, name: str) -> Any:

@@ -156,7 +156,8 @@ class WarpContraction:
 
     def index(self, i: int, j: int, m: int, n: int) -> int:
         """Which accumulator: weight plane, activation plane, pixel, block of channels."""
-        return ((i * self.rule.act_planes + j) * self.tile.pixels * self.window + m) * self.tile.blocks + n
+        place: int = ((i * self.rule.act_planes + j) * self.tile.pixels * self.window + m) * self.tile.blocks + n
+        return place
 
     def accumulate(self, block: Expr, bases: Sequence[Expr]) -> Any:
         """Sums over all taps: one step for each word, pair of planes, pixel and block of channels."""

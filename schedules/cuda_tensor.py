@@ -21,7 +21,7 @@ from tvm.script.ir_builder import tirx as T
 from .combine import combine
 from .cuda_contraction import Spot, WarpContraction, WarpWords
 from .cuda_device import device_call
-from .cuda_tensor_tile import COLUMNS, ROWS, WORDS, Block
+from .cuda_tensor_tile import COLUMNS, ROWS, WORDS, Block, TensorTile, fewer_tile
 from .cuda_warp import COLUMN, CTA, LANE, LANES, SAMPLES, WARP, Warp, div, launch, locals_of, mod
 from .epilogue import Epilogue
 from .isa import Expr
@@ -43,7 +43,9 @@ class Fragments(Warp):
 class TensorContraction(WarpContraction):
     """Emits the tile of a thread block."""
 
-    def __init__(self, isa: Any, family: Any, shape: ConvShape, tile: Tile, rule: SumRule, epilogue: Epilogue) -> None:
+    tile: TensorTile
+
+    def __init__(self, isa: Any, family: Any, shape: ConvShape, tile: Any, rule: SumRule, epilogue: Epilogue) -> None:
         super().__init__(isa, family, shape, tile, rule, epilogue)
         self.block = Block(tile=tile, shape=shape, rule=rule)
         self.height, self.width = self.block.height, self.block.width
@@ -123,8 +125,7 @@ class TensorContraction(WarpContraction):
                 copy(T.int32(stage), T.bind(first + stage * block.stage_bytes))
             T.evaluate(device_call("lq_commit", dtype="void"))
         with T.serial(0, block.steps) as step:
-            T.evaluate(device_call(f"lq_wait{block.stages - 2}", dtype="void"))
-            T.evaluate(T.tvm_storage_sync("shared"))
+            self.wait(block.stages - 2)
             ahead = T.bind(step + (block.stages - 1))
             with T.If(ahead < block.steps), T.Then():
                 copy(ahead, T.bind(first + mod(ahead, block.stages) * block.stage_bytes))
@@ -135,9 +136,13 @@ class TensorContraction(WarpContraction):
                     self.multiply(sums, start)
             else:
                 self.multiply(sums, start)
-        T.evaluate(device_call("lq_wait0", dtype="void"))
-        T.evaluate(T.tvm_storage_sync("shared"))
+        self.wait(0)
         return sums
+
+    def wait(self, left: int) -> None:
+        """Waits until all warps have all of their copies but the last `left` groups."""
+        T.evaluate(device_call(f"lq_wait{left}", dtype="void"))
+        T.evaluate(T.tvm_storage_sync("shared"))
 
     def chunk(self, step: Expr) -> Expr:
         """Number of the chunk that the thread's group takes in a step."""
@@ -359,6 +364,7 @@ class TensorWords(WarpWords):
     """
 
     builder = TensorContraction
+    isa: Warp
     accumulator: str = "int32"
     cycles: float = 1.0
     instruction: str
@@ -367,6 +373,10 @@ class TensorWords(WarpWords):
     def windowed(self) -> bool:
         """Grouped convolutions are dense ones, with structural zeros and, of bits, a mask."""
         return False
+
+    def fewer(self, shape: ConvShape, rule: SumRule, tile: Any) -> tuple[Tile, int] | None:
+        """The tile for launches of few samples, see `fewer_tile`."""
+        return fewer_tile(shape, rule, tile, self.isa.multiprocessors)
 
     def operands(self, words: npt.NDArray[Any], shape: ConvShape, tile: Tile) -> tuple[npt.NDArray[Any], ...]:
         """Words [O, P, kh, kw, W, 1] as [blocks of 32 channels, chunks, P, 32, words of a chunk], flat."""

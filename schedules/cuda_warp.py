@@ -38,9 +38,10 @@ THREAD_INDEX = 1
 
 @dataclass(frozen=True, kw_only=True)
 class Warp:
-    """Vector operations of an NVIDIA GPU; `lanes` are the threads of a warp."""
+    """Vector operations of an NVIDIA GPU; `lanes` are the threads of a warp, `multiprocessors` those of the GPU."""
 
     lanes: int = LANES
+    multiprocessors: int = 1
 
     @property
     def accumulators(self) -> int:

@@ -64,15 +64,6 @@ class Words:
         """The family for integers of which ``run()`` words can be summed in 16 bits; most need no such proof."""
         return self
 
-    def with_tiles(self, run: Callable[[], int], largest: int) -> Words | None:  # noqa: ARG002
-        """The family for 3x3 taps on transformed tiles of codes; None where there is none, or its proof fails.
-
-        Args:
-            run: how many words of transformed products can be summed in 16 bits.
-            largest: code.
-        """
-        return None
-
     def for_codes(self, planes: int, integers: tuple[int, ...], ones: int) -> Words:  # noqa: ARG002
         """The family for codes of `planes` planes; most do not care.
 
@@ -96,6 +87,10 @@ class Words:
     def windowed(self) -> bool:
         """Whether its loop nest can read a window of the input's words: those of the template can."""
         return type(self).contraction is Words.contraction
+
+    def fewer(self, shape: ConvShape, rule: SumRule, tile: Tile) -> tuple[Tile, int] | None:  # noqa: ARG002
+        """Another tile for the same operands, and the most samples of a launch that it is for; None on CPUs."""
+        return None
 
     def nest(self, shape: ConvShape) -> ConvShape:
         """The loop nest for the words that the layer is packed in."""

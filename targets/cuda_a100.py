@@ -10,5 +10,6 @@ TARGET = Target(
     llvm={"arch": "sm_80"},
     features=("sm_80",),
     vector_bits=1024,
+    multiprocessors=108,
     samples=32,
 )

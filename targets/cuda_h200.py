@@ -10,5 +10,6 @@ TARGET = Target(
     llvm={"arch": "sm_90a"},
     features=("sm_90a",),
     vector_bits=1024,
+    multiprocessors=132,
     samples=32,
 )

@@ -10,5 +10,6 @@ TARGET = Target(
     llvm={"arch": "compute_80"},
     features=("compute_80",),
     vector_bits=1024,
+    multiprocessors=132,
     samples=32,
 )

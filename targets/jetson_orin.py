@@ -10,5 +10,6 @@ TARGET = Target(
     llvm={"arch": "sm_87"},
     features=("sm_87",),
     vector_bits=1024,
+    multiprocessors=16,
     samples=8,
 )

@@ -9,7 +9,16 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from plans import random_affine, random_float, random_geometry, random_low_bit, random_quantizer, small_network
+from plans import (
+    random_affine,
+    random_float,
+    random_geometry,
+    random_int8,
+    random_low_bit,
+    random_quantizer,
+    random_uniform,
+    small_network,
+)
 
 from lqcompile.graph.plan import Contraction, Geometry, MaxPool, Plan
 from lqcompile.lowering.choose import serving
@@ -51,14 +60,15 @@ def tails_case(target: str, *, seed: int) -> Case:
 
 
 def tiles_case(target: str, *, seed: int) -> Case:
-    """Each size of tile; words that are copied by 16, 8 and 4 bytes; a depth that ends within a step; pooling."""
+    """Sizes of tile; words that are copied by 16, 8 and 4 bytes; a depth that ends within a chunk; pooling."""
     rng = np.random.default_rng(seed)
     ends, families = [], {}
     builder = Sampled(rng, (128, 6, 7))
-    for bits, outputs, integer, channels, stages in (
-        ((2, 2), 64, True, 128, ()),
-        ((1, 1), 100, False, 70, (SQUARE,)),
-        ((3, 2), 33, False, 60, ()),
+    for bits, outputs, integer, channels, stages, family in (
+        ((2, 2), 64, True, 128, (), "b1mma"),
+        ((1, 1), 100, False, 70, (SQUARE,), "b1mma"),
+        ((3, 2), 33, False, 60, (), "b1mma"),
+        ((2, 1), 64, True, 70, (SQUARE,), "i8mma"),
     ):
         codes = builder.quantized_input(random_quantizer(rng, bits[1], integer=integer, offset=True))
         if channels < 128:
@@ -69,8 +79,28 @@ def tiles_case(target: str, *, seed: int) -> Case:
         weights = random_low_bit(rng, (outputs, channels, 3, 3), bits[0], integer=integer, offset=True)
         own = (random_affine(rng, outputs, 0.2), *stages)
         ends += builder.contract(codes, weights, geometry, own, ((random_quantizer(rng, 2), False, ()),))
-        families[builder.regions[-1].name] = "b1mma"
+        families[builder.regions[-1].name] = family
+    image = builder.quantized_input(random_uniform(rng, "int8"))
+    around = Geometry(kernel=(3, 3), pads=(1, 0, 1, 2), dilations=(2, 1))
+    ends += builder.contract(image, random_int8(rng, (40, 128, 3, 3)), around, (random_affine(rng, 40, 0.01),))
     return Case(plan=builder.finish(*ends), x=builder.held["x"], families=families)
+
+
+def image_case(target: str, *, seed: int) -> Case:
+    """First layers: images of three channels, a word a pixel; and a linear layer of bytes behind them."""
+    rng = np.random.default_rng(seed)
+    builder = Sampled(rng, (3, 9, 33), samples=2)
+    image = builder.quantized_input(random_uniform(rng))
+    geometry = Geometry(kernel=(5, 7), strides=(2, 2), pads=(3, 2, 3, 2))
+    outputs = ((None, False, ()), (random_uniform(rng, "int8"), False, ()))
+    first, codes = builder.contract(
+        image, random_int8(rng, (33, 3, 5, 7)), geometry, (random_affine(rng, 33, 1e-3),), outputs
+    )
+    whole = Geometry(kernel=codes.shape[1:])
+    last = builder.contract(codes, random_int8(rng, (35, *codes.shape)), whole, (random_affine(rng, 35, 1e-3),))[0]
+    return Case(
+        plan=builder.finish(first, last), x=builder.held["x"], families={"region1": "i8mma", "region2": "i8mma"}
+    )
 
 
 def network_case(target: str, *, integer: bool, seed: int) -> Case:
@@ -107,6 +137,7 @@ CASES: dict[str, Callable[[str], Case]] = {
     "families of 70 channels": partial(families_case, channels=70, seed=7),
     "tails": partial(tails_case, seed=5),
     "tiles of tensor cores": partial(tiles_case, seed=2),
+    "an image and a linear layer": partial(image_case, seed=4),
     "network of integers": partial(network_case, integer=True, seed=5),
     "joined codes": partial(joined_case, seed=1),
     "float, weight-only and depthwise": partial(unusual_case, seed=3),

@@ -75,6 +75,7 @@ class Engine:
         gpu.enter()
         self._module = gpu.load(code, subject)
         entries = [*self.launches["steps"], *self.launches["sums"]]
+        entries += [entry["fewer"] for entry in entries if "fewer" in entry]
         self._functions = {name: gpu.function(self._module, name) for name in {entry["kernel"] for entry in entries}}
         self._params = gpu.allocate(len(params))
         gpu.write(self._params, np.frombuffer(params, np.uint8))
@@ -257,6 +258,8 @@ class Engine:
 
     def _launch(self, entry: Mapping[str, Any], memory: Memory, *, batch: int, samples: int) -> Launch:
         """The launch of a step for `samples`, in an arena that is laid out for a `batch`."""
+        if "fewer" in entry and samples <= entry["fewer"]["samples"]:
+            entry = {**entry, **entry["fewer"]}
         return make_launch(entry, self._functions[entry["kernel"]], memory.pointers, batch=batch, samples=samples)
 
 

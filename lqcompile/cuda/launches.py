@@ -34,7 +34,8 @@ class Launches(Driver):
 
     Args:
         steps: for each step, a manifest entry: ``kernel``, ``arguments`` as (where, place), ``rows``, ``tile``,
-            ``columns`` and ``warps`` (`lqcompile.schedules.cuda_warp.launch`).
+            ``columns`` and ``warps`` (`lqcompile.schedules.cuda_warp.launch`); ``fewer`` where there is a kernel for few
+            samples: its ``kernel``, ``tile``, ``columns`` and ``warps``, and the most ``samples`` that it is for.
         sums: likewise for each kernel that stores integers.
         largest: elements of the largest tensor of one sample, or threads of the largest launch for one.
     """
@@ -93,9 +94,9 @@ class _Names:
         self.functions: dict[str, Any] = {}
         self.first: dict[Any, str] = {}
 
-    def name(self, step: Step) -> str:
-        found = self.first.setdefault(tvm_ffi.StructuralKey(step.function), step.name)
-        self.functions.setdefault(found, step.function)
+    def name(self, function: Any, name: str) -> str:
+        found = self.first.setdefault(tvm_ffi.StructuralKey(function), name)
+        self.functions.setdefault(found, function)
         return found
 
 
@@ -103,16 +104,27 @@ def _entry(step: Step, names: _Names, parameters: Parameters, places: Mapping[st
     arguments: list[tuple[str, int]] = [places[key] for key in step.inputs]
     arguments += [("params", parameters.add(array)) for array in step.constants]
     arguments += [places[tensor.key] for tensor in step.outputs]
-    attributes = step.function.attrs
-    sizes = {key: int(attributes[key]) for key in ("rows", "tile", "columns", "warps")}
-    return {"kernel": names.name(step), "arguments": [list(argument) for argument in arguments], **sizes}
+    entry = {"arguments": [list(argument) for argument in arguments], "rows": int(step.function.attrs["rows"])}
+    entry |= _sized(step.function, names, step.name)
+    if step.fewer:
+        fewer = _sized(step.fewer.function, names, f"{step.name}_fewer")
+        entry["fewer"] = {**fewer, "samples": step.fewer.samples}
+    return entry
+
+
+def _sized(function: Any, names: _Names, name: str) -> Entry:
+    """A kernel and the sizes of its grid."""
+    sizes = {key: int(function.attrs[key]) for key in ("tile", "columns", "warps")}
+    return {"kernel": names.name(function, name), **sizes}
 
 
 def _sizes(program: Program, entries: Sequence[Entry]) -> Iterator[int]:
     """What kernels number: elements of tensors, and threads of launches, for one sample."""
     yield from (tensor.size for tensor in program.inputs)
     yield from (tensor.size for step in program.steps for tensor in step.outputs)
-    yield from (-(-entry["rows"] // entry["tile"]) * entry["columns"] * entry["warps"] * LANES for entry in entries)
+    for entry in entries:
+        for sized in (entry, {**entry, **entry.get("fewer", {})}):
+            yield -(-sized["rows"] // sized["tile"]) * sized["columns"] * sized["warps"] * LANES
 
 
 def _check_sizes(steps: Sequence[Step]) -> None:

@@ -30,7 +30,7 @@ from lqcompile.lowering.choose import FLOAT_FAMILIES
 from lqcompile.lowering.families import BYTE_FAMILIES
 from lqcompile.lowering.groups import narrow
 from lqcompile.lowering.outputs import affine_parameters, make_steps, make_stream_store
-from lqcompile.lowering.program import Step, SumsKernel, Tensor
+from lqcompile.lowering.program import Fewer, Step, SumsKernel, Tensor
 from lqcompile.lowering.sums import Sums
 from lqcompile.lowering.thresholds import integer_epilogue, real_epilogue
 from lqcompile.lowering.weights import pack_weights
@@ -156,7 +156,7 @@ class _Lowering:
         )
         self.exact = is_exact(operation, layer.quantizer) and layer.family not in FLOAT_FAMILIES
         self.mode = mode or self._mode()
-        packed = pack_weights(self.sums, self.mode, schedule, self.isa, depthwise=self._is_depthwise(), pool=self.pool)
+        packed = pack_weights(self.sums, self.mode, schedule, self.isa, depthwise=self._is_depthwise())
         self.family, self.rule, self.words, self.basis = packed.family, packed.rule, packed.words, packed.basis
         self.shape = self._shape()
         self.corrections = self.sums.corrections(self.family.surplus(self.words, self.shape))
@@ -172,6 +172,7 @@ class _Lowering:
         dtype = basis_dtype(self.rule, epilogue)
         basis = (self._basis_rows(dtype),) if dtype else ()
         workspaces = self._workspace(shape, f"{self.name}.counts")
+        fewer = self.family.fewer(shape, self.rule, tile) if layer.tile is None else None
         step = Step(
             name=self.name,
             region=layer.region.name,
@@ -180,6 +181,7 @@ class _Lowering:
             constants=(*operands, *basis, *arrays),
             outputs=(*workspaces, *(tensor for _, tensor in layer.stores)),
             loop=type(self.family).__name__,
+            fewer=self._fewer(shape, epilogue, *fewer) if fewer else None,
         )
         if not self.exact:
             return step, None
@@ -188,6 +190,11 @@ class _Lowering:
             tile = self.schedule.tile(self.isa, self.family, shape, self.rule, (1, 1), blocks=tile.blocks)
             operands = self.family.operands(words, shape, tile)
         return step, self._sums_kernel(shape, tile, operands)
+
+    def _fewer(self, shape: ConvShape, epilogue: Epilogue, tile: Tile, samples: int) -> Fewer:
+        """The kernel for few samples; its weights are packed as those of the others."""
+        function = self.family.contraction(shape, tile, self.rule, epilogue)
+        return Fewer(function=function, samples=samples, tile=tile)
 
     def tiles(self) -> list[Tile]:
         best = self._best_tile()

@@ -271,6 +271,9 @@ class _Lower:
         self.layers[region.name] = layer
         step, sums = lower_layer(layer, self.target, self.schedule, self._unique(f"kernel_{region.name}"))
         self.steps.append(step)
+        if step.fewer:
+            choice = self.choices[region.name]
+            self.choices[region.name] = replace(choice, reason=f"{choice.reason}; {step.fewer.reason}")
         if sums:
             self.sums.append(sums)
         if unfused:

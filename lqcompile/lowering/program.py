@@ -12,6 +12,7 @@ from tvm import relax
 
 from lqcompile.lowering.choose import Choice
 from lqcompile.schedules.formats import Format
+from lqcompile.schedules.problem import Tile
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +35,28 @@ class Tensor:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class Fewer:
+    """A kernel that takes the place of a step's own in launches of few samples.
+
+    Args:
+        function: PrimFunc of the same parameters.
+        samples: the most that it is for.
+        tile: its tile.
+    """
+
+    function: Any
+    samples: int
+    tile: Tile
+
+    @property
+    def reason(self) -> str:
+        """Why there is one, in words for people."""
+        limit = "1 sample" if self.samples == 1 else f"{self.samples} samples"
+        split = f", their depth split over {self.tile.split} groups of warps" if self.tile.split > 1 else ""
+        return f"up to {limit} in smaller tiles{split}, for most of the GPU would be idle"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Step:
     """One kernel call: parameters are inputs, then constants, then outputs.
 
@@ -45,6 +68,7 @@ class Step:
         constants: arrays, flat.
         outputs: what it writes, workspaces first.
         loop: of a contraction, the class of the schedule that has its inner loop; else empty.
+        fewer: the kernel for few samples, where there is one.
     """
 
     name: str
@@ -54,6 +78,7 @@ class Step:
     constants: tuple[npt.NDArray[Any], ...]
     outputs: tuple[Tensor, ...]
     loop: str = ""
+    fewer: Fewer | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
