@@ -22,7 +22,7 @@ from lqcompile.encoding import activation_levels
 from lqcompile.integer_basis import snap_basis
 
 DATA = Path(__file__).parents[1] / "lqcompile" / "data"
-LIMITS = ("127/255", "63/127", "31/63", "31/31", "31/15", "127/15", "15/31", "7/15")
+LIMITS = ("127/255", "63/127", "31/63", "31/31", "31/15", "127/15", "15/31", "14/15", "14/7", "7/15", "7/7")
 
 
 def snapped(model: onnx.ModelProto, weight_limit: int, act_limit: int) -> tuple[onnx.ModelProto, float]:
@@ -39,13 +39,14 @@ def snapped(model: onnx.ModelProto, weight_limit: int, act_limit: int) -> tuple[
     worst = 0.0
     for node in made.graph.node:
         if node.op_type == "LQQuantize":
-            _, thresholds, levels, basis, _, _, scale = node.input
+            _, thresholds, levels, basis, codes, _, scale = node.input
             old = before[basis].astype(np.float64) * float(before[scale])
             fit = snap_basis(old[None], act_limit, nonnegative=True)
             write(basis, fit.integers[0])
             write(scale, fit.scale[0])
-            made_levels, _ = activation_levels(fit.integers[0] * fit.scale[0], 0.0)
+            made_levels, made_codes = activation_levels(fit.integers[0] * fit.scale[0], 0.0)
             write(levels, made_levels)
+            write(codes, made_codes)
             write(thresholds, (made_levels[1:] + made_levels[:-1]) / 2)
             worst = max(worst, float(np.abs(made_levels - before[levels]).max() / before[levels].max()))
         elif node.op_type in ("LQConv", "LQLinear"):

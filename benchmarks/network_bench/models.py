@@ -15,8 +15,17 @@ from lqcompile.encoding import MAX_ACTIVATION_TOTAL, MAX_WEIGHT_TOTAL
 
 IMAGES = 2
 
-SNAP_LIMITS = (31, 15)
-"""Of bases with up to two bits: AVX2 then adds four look-ups of levels in a byte (docs/performance.md, AVX2)."""
+FLOAT = 32
+"""Bits of activations that stay in float32."""
+
+LARGEST = (MAX_WEIGHT_TOTAL, MAX_ACTIVATION_TOTAL)
+
+SNAP_LIMITS = {1: (31, 15), 2: (31, 15), 3: (14, 15)}
+"""By the bits of the weights: what the integers of a basis add up to at most, of weights and of activations.
+
+With activations up to 15, AVX2 adds four look-ups of levels in a byte; with weights up to 14, transformed tiles of 3x3
+convolutions fit bytes (docs/performance.md, AVX2).
+"""
 
 
 def model_file(network: str, weight_bits: int, act_bits: int, image_size: int | None, folder: Path) -> Path:
@@ -42,9 +51,8 @@ def model_file(network: str, weight_bits: int, act_bits: int, image_size: int | 
 
 def _limits(weight_bits: int, act_bits: int) -> tuple[int, int]:
     """What the integers of a basis add up to at most: of weights, of activations."""
-    if weight_bits <= 2 and act_bits in (1, 2, 32):
-        return SNAP_LIMITS
-    return MAX_WEIGHT_TOTAL, MAX_ACTIVATION_TOTAL
+    fits = act_bits <= max(weight_bits, 2) or act_bits == FLOAT
+    return SNAP_LIMITS.get(weight_bits, LARGEST) if fits else LARGEST
 
 
 def main(network: str, weight_bits: str, act_bits: str, path: str, image_size: str = "") -> None:
@@ -56,7 +64,7 @@ def main(network: str, weight_bits: str, act_bits: str, path: str, image_size: s
 
     torch.manual_seed(0)
     torch.set_num_threads(1)
-    bits = None if act_bits == "32" else int(act_bits)
+    bits = None if int(act_bits) == FLOAT else int(act_bits)
     size = int(image_size) if image_size else models.NETWORKS[network].image_size
     model = models.create(network, weight_bits=int(weight_bits), act_bits=bits, image_size=size)
     images = torch.randn(IMAGES, 3, size, size)
