@@ -113,6 +113,13 @@ def _compiler() -> list[str]:
     return ["g++", "-fno-gnu-unique"] if shutil.which("g++") else [sys.executable, "-m", "ziglang", "c++"]
 
 
+def without_fewer(model: CudaModel) -> int:
+    """Makes launches of few samples use the kernels for many; gives how many launches had one of their own."""
+    found = [entry.pop("fewer") for entry in model.engine.launches["steps"] if "fewer" in entry]
+    model.engine._release()
+    return len(found)
+
+
 def _shared_library(source: str) -> bytes:
     with tempfile.TemporaryDirectory(prefix="lqcompile-gpu-") as folder:
         path, library = Path(folder) / "code.cpp", Path(folder) / "code.so"

@@ -32,7 +32,7 @@ def test_build_run_and_verify(
     options = ["--target", "cuda-h200", "-o", str(artifact), "--dump-ir", str(tmp_path / "ir"), "--json"]
     assert main(["build", str(model), *options]) == 0
     built = json.loads(capsys.readouterr().out)
-    assert {layer["kernel"] for layer in built["layers"]} <= {"b1mma", "popcount", "dot8"}
+    assert {layer["kernel"] for layer in built["layers"]} <= {"b1mma", "i8mma", "popcount", "dot8"}
     assert "__global__" in (tmp_path / "ir" / "4_cuda-h200.cu").read_text()
     assert main(["verify", str(model), "--artifact", str(artifact), "--json"]) == 0
     report = json.loads(capsys.readouterr().out)

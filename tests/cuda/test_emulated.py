@@ -26,10 +26,8 @@ def test_networks_equal_the_reference(gpu: emulated_gpu.Driver, name: str) -> No
     whole = model.run({"x": case.x})
     for output, array in model.run({"x": case.x[1:]}).items():
         np.testing.assert_array_equal(array, whole[output][1:], err_msg="a batch and its samples differ")
-    # All of these batches are small: now with the kernels for large ones.
-    fewer = [entry.pop("fewer") for entry in model.engine.launches["steps"] if "fewer" in entry]
-    model.engine._release()
-    assert fewer or not set(case.families.values()) & set(STEPS)
+    # All of these batches are small.
+    assert emulated_gpu.without_fewer(model) or not set(case.families.values()) & set(STEPS)
     for output, array in model.run({"x": case.x}).items():
         np.testing.assert_array_equal(array, whole[output], err_msg="kernels for few and for many samples differ")
 

@@ -10,7 +10,7 @@ import emulated_gpu
 import numpy as np
 import pytest
 from compiling import check_equal
-from gpu_cases import CASES, families_case, network_case, tails_case, tiles_case
+from gpu_cases import CASES, families_case, image_case, network_case, tails_case, tiles_case
 
 from lqcompile.cli import main
 from lqcompile.cuda.driver import Gpu
@@ -32,6 +32,7 @@ MORE = {
     },
     **{f"tails {seed}": partial(tails_case, seed=seed) for seed in range(4)},
     **{f"tiles {seed}": partial(tiles_case, seed=seed) for seed in range(4)},
+    **{f"images {seed}": partial(image_case, seed=seed) for seed in range(4)},
 }
 
 
@@ -52,6 +53,9 @@ def test_networks_equal_the_reference(gpu: Gpu, target: str, name: str) -> None:
     whole = model.run({"x": np.concatenate([case.x] * 100)})
     for output, array in model.run({"x": case.x}).items():
         np.testing.assert_array_equal(whole[output][-len(array) :], array, err_msg="a batch and its samples differ")
+    emulated_gpu.without_fewer(model)
+    for output, array in model.run({"x": case.x}).items():
+        np.testing.assert_array_equal(whole[output][-len(array) :], array, err_msg="kernels for few and many differ")
 
 
 @pytest.mark.parametrize("target", ["cuda", *TARGETS])
