@@ -12,7 +12,7 @@ BASE = .venv-demo
 FULL = .venv
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-gpu bench lint system board clean
+.PHONY: help demo test test-gpu gpu-session bench lint system board clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -25,6 +25,9 @@ test: $(FULL)/.ready system board lint ## lint, types and all tests
 
 test-gpu: $(FULL)/.ready ## the kernels for NVIDIA GPUs, on the GPU of this machine (docs/cuda.md)
 	LQCOMPILE_TEST_GPU=1 $(FULL)/bin/python -m pytest -q tests/on_gpu
+
+gpu-session: $(FULL)/.ready ## tests and all measurements on the GPU of this machine, in one folder (docs/cuda.md)
+	@PYTHON=$(FULL)/bin/python bash benchmarks/gpu_session.sh
 
 bench: $(FULL)/.ready system ## every speed claim of the README
 	@failed=; for file in benchmarks/*.py; do echo "== $$file"; $(FULL)/bin/python "$$file" || failed="$$failed $$file"; done; \

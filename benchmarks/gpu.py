@@ -1,10 +1,11 @@
-"""Whole networks on an NVIDIA GPU against their float twin in torch, float16, both timed interleaved in one run.
+"""What an NVIDIA GPU does with low-bit codes: its peaks, square products, and whole networks against torch.
 
-    python benchmarks/gpu.py [--networks resnet18 vgg_small] [--batches 1 32 256] [--bits 1/1 1/2 2/2 3/3] [--json]
+    python benchmarks/gpu.py --part prepare                      # on any machine: models and artifacts
+    python benchmarks/gpu.py [--part peaks|gemm|networks]        # on the GPU, about 9 minutes a call
+    python benchmarks/gpu.py --part tables [--write docs/performance.md]
 
-Weights are random and calibrated on random images: times do not depend on them. Both sides run as one CUDA graph. Torch
-runs channels-last, once as it is and once through ``torch.compile``; the faster counts. Times are on the GPU, from the
-start of the graph to its end, without copies of inputs and outputs. Needs torch with CUDA; see docs/cuda.md.
+A call that ran out of time ends with code 3; the next one goes on where it stopped. All results are in one JSON file.
+`benchmarks/gpu_session.sh` calls everything in order. Peers that are not there are listed with the reason.
 
 No GPU has run this yet.
 """
@@ -12,122 +13,198 @@ No GPU has run this yet.
 from __future__ import annotations
 
 import argparse
-import json
+import functools
+import importlib.metadata
 import sys
-import tempfile
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-import numpy as np
-from network_bench.models import model_file
+from gpu_series import gemm, whole
+from gpu_series.peaks import measure_peaks
+from gpu_series.results import Deadline, Results, read_results
+from gpu_series.tables import markdown
+from network_bench.tables import write_section
 
-from lqcompile import build
+from lqcompile.cuda.capability import runs_here
 from lqcompile.cuda.driver import Gpu
-from lqcompile.errors import DeviceError, LQCompileError
-from lqcompile.runtime import load
-from lqcompile.timing import measure
+from lqcompile.errors import InputError, LQCompileError
+from lqcompile.gpu_bench.opening import PEERS
+from lqcompile.gpu_bench.peer import Absent
+from lqcompile.gpu_bench.torch_peers import cuda_torch
+from lqcompile.peers import parse_peers
+from lqcompile.target import find
 
-Runner = Callable[[], object]
+ROOT = Path(__file__).parents[1]
+
+UNFINISHED = 3
+"""Exit code of a call whose time was up."""
+
+PARTS = ("prepare", "peaks", "gemm", "networks", "measure", "tables")
+
+TARGETS = ("cuda-h200", "jetson-orin", "cuda-a100", "cuda")
+"""Of those that the GPU runs, the first is built for; without a GPU the first of all."""
+
+PEAK_ROUNDS, GEMM_ROUNDS = 15, 21
 
 
-def main() -> int:
-    """Time all cells; 1 where there is no GPU, or no torch that can use it."""
-    options = parse()
+MARKS = ("<!-- gpu: begin -->", "<!-- gpu: end -->")
+"""Lines of docs/performance.md between which the tables go."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Do one part; 0 when it is done, 1 for an error, 3 when the time was up before."""
+    options = parse(arguments)
+    options.target = options.target or next((name for name in TARGETS if runs_here(find(name).features)), TARGETS[0])
     try:
-        gpu = Gpu()
-        torch = cuda_torch()
+        if options.part == "prepare":
+            prepare(options)
+        elif options.part == "tables":
+            tables(options)
+        elif not measure(options):
+            return UNFINISHED
     except LQCompileError as error:
         print(f"benchmarks/gpu.py: {error}", file=sys.stderr)
         return 1
-    rows = []
-    with tempfile.TemporaryDirectory(prefix="lqcompile-") as folder:
-        for network in options.networks:
-            for batch in options.batches:
-                peers = {"torch-fp16": twin(torch, network, batch, compiled=False)}
-                peers["torch-fp16-compiled"] = twin(torch, network, batch, compiled=True)
-                ours = {
-                    f"W{bits.replace('/', 'A')}": network_runner(network, bits, batch, options.target, Path(folder))
-                    for bits in options.bits
-                }
-                timings = measure({**ours, **peers}, options.rounds)
-                medians = {name: timing.median_ms for name, timing in timings.items()}
-                best = min(medians[name] for name in peers)
-                for name in ours:
-                    cell = {"network": network, "batch": batch, "bits": name, "ms": medians[name]}
-                    rows.append({**cell, "torch_fp16_ms": best, "ratio": best / medians[name]})
-                    if not options.json:
-                        print(f"{network:>12} {batch:>4} {name}: {medians[name]:8.3f} ms, torch {best:8.3f} ms")
-    if options.json:
-        print(json.dumps({"gpu": gpu.name, "target": options.target, "torch": torch.__version__, "cells": rows}))
     return 0
 
 
-def parse() -> argparse.Namespace:
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--networks", nargs="+", default=["resnet18", "resnet50", "vgg_small", "alexnet"])
-    parser.add_argument("--batches", nargs="+", type=int, default=[1, 32, 256])
+    parser.add_argument("--part", choices=PARTS, default="measure", help="measure is peaks, gemm and networks")
+    parser.add_argument("--results", type=Path, default=ROOT / "build" / "gpu" / "results.json", help="JSON file")
+    parser.add_argument("--cache", type=Path, default=ROOT / "build" / "gpu" / "models", help="models and artifacts")
+    parser.add_argument("--target", choices=TARGETS, help="what to build for (default: the first that the GPU runs)")
+    parser.add_argument("--limit", type=float, default=480.0, metavar="SECONDS", help="nothing begins that ends later")
+    parser.add_argument("--networks", nargs="*", default=list(whole.NETWORKS))
+    parser.add_argument("--batches", nargs="+", type=int, default=list(whole.BATCHES))
     parser.add_argument("--bits", nargs="+", default=["1/1", "1/2", "2/2", "3/3"], help="of weights / activations")
-    parser.add_argument("--target", default="cuda-h200", help="one that the GPU runs ('lqcompile targets')")
-    parser.add_argument("--rounds", type=int, default=51, help="readings of each, interleaved; the median counts")
-    parser.add_argument("--json", action="store_true", help="for programs")
-    return parser.parse_args()
+    parser.add_argument("--image-size", type=int, help="rows and columns (default: the paper's)")
+    parser.add_argument("--sizes", nargs="*", type=int, default=list(gemm.SIZES), help="of square products")
+    parser.add_argument("--against", default=",".join(PEERS), help="peers of networks")
+    parser.add_argument("--rounds", type=int, default=51, help="readings of each network, interleaved")
+    parser.add_argument("--write", type=Path, help="with --part tables: Markdown file to put them in")
+    return parser.parse_args(arguments)
 
 
-def cuda_torch() -> Any:
-    """Torch, if it can use a GPU.
+def prepare(options: argparse.Namespace) -> None:
+    """Everything that needs no GPU."""
+    for size in options.sizes:
+        for bits in gemm.BITS:
+            tell(f"preparing: product of {size}, W{bits[0]}A{bits[1]}")
+            gemm.gemm_artifact(size, bits, options.target, options.cache)
+    for network in options.networks:
+        for bits in widths(options):
+            tell(f"preparing: {network} W{bits[0]}A{bits[1]}")
+            whole.artifact(network, bits, options.target, options.image_size, options.cache)
+
+
+def measure(options: argparse.Namespace) -> bool:
+    """One part on the GPU, or all of them; whether everything of it is measured now.
 
     Raises:
-        DeviceError: it cannot.
+        LQCompileError: there is no GPU, or it fails; what was measured before is kept.
     """
-    import torch
+    gpu = Gpu()
+    peers = parse_peers(options.against, tuple(PEERS))
+    torch = usable_torch()
+    machine = {
+        "gpu": gpu.name,
+        "driver": gpu.driver,
+        "target": options.target,
+        "lqcompile": importlib.metadata.version("lqcompile"),
+        "torch": "none that can use the GPU" if torch is None else torch.__version__,
+    }
+    results = Results(options.results, machine)
+    deadline = Deadline(options.limit, results)
+    if not results.data["peaks"]:
+        start = time.monotonic()
+        for name, peak in measure_peaks(gpu, PEAK_ROUNDS, tell).items():
+            results.add("peaks", name, peak, time.monotonic() - start)
+    peaks = results.data["peaks"]
+    products = {
+        str(size): functools.partial(gemm.measure_gemm, torch, size, options.target, options.cache, GEMM_ROUNDS, peaks)
+        for size in options.sizes
+    }
+    networks = {
+        f"{network} {batch}": functools.partial(measure_network, options, network, peers, batch, peaks)
+        for network in options.networks
+        for batch in options.batches
+    }
+    done = True
+    if options.part in ("gemm", "measure"):
+        done = cells(results, deadline, "gemm", products)
+    if options.part in ("networks", "measure"):
+        done = cells(results, deadline, "networks", networks) and done
+    return done
 
-    if not torch.cuda.is_available():
-        raise DeviceError(
-            f"torch {torch.__version__}: found no CUDA in it, expected a build with CUDA; reinstall torch"
-        )
-    return torch
+
+def measure_network(
+    options: argparse.Namespace, network: str, peers: Sequence[str], batch: int, peaks: dict[str, Any]
+) -> dict[str, Any]:
+    """One network with one number of samples."""
+    return whole.measure_network(artifacts(options, network), peers, batch, options.rounds, peaks, tell)
 
 
-def twin(torch: Any, network: str, batch: int, *, compiled: bool) -> Runner:
-    """A replay of the float twin in float16."""
-    from lqcompile import models
+def tables(options: argparse.Namespace) -> None:
+    """The results as Markdown: printed, beside the JSON file, and in a section of a file.
 
-    size = models.NETWORKS[network].image_size
-    model = models.create(network, weight_bits=None, act_bits=None, edge_bits=None).eval().cuda().half()
-    model = model.to(memory_format=torch.channels_last)
-    images = torch.randn(batch, 3, size, size, device="cuda", dtype=torch.float16)
-    images = images.to(memory_format=torch.channels_last)
-    called = torch.compile(model) if compiled else model
-    graph = torch.cuda.CUDAGraph()
-    with torch.inference_mode():
-        for _ in range(3):
-            called(images)
-        torch.cuda.synchronize()
-        with torch.cuda.graph(graph):
-            called(images)
-
-    def replay() -> None:
-        graph.replay()
-        torch.cuda.synchronize()
-
-    return replay
+    Raises:
+        InputError: there are no results, or the file to write to has no place for them.
+    """
+    text = markdown(read_results(options.results))
+    options.results.with_suffix(".md").write_text(text + "\n", encoding="utf-8")
+    if options.write:
+        try:
+            write_section(options.write, text, MARKS)
+        except (OSError, ValueError) as error:
+            raise InputError(f"--write: {error}") from error
+    print(text)
 
 
-def network_runner(network: str, bits: str, batch: int, target: str, folder: Path) -> Runner:
-    """A start of our network on what its inputs on the GPU hold."""
-    weight_bits, act_bits = (int(number) for number in bits.split("/"))
-    name = f"{network}_{weight_bits}_{act_bits}"
-    artifact = folder / f"{name}.tar"
-    if not artifact.exists():
-        build(model_file(network, weight_bits, act_bits, None, folder / name), target=target, output=artifact)
-    model: Any = load(artifact)
-    images = np.random.default_rng(0).normal(size=(batch, *model.inputs[0].shape)).astype(np.float32)
-    call, _ = model.bind({model.inputs[0].name: images})
-    call()
-    start: Runner = model.engine.starter(batch)
-    return start
+def cells(results: Results, deadline: Deadline, part: str, measures: dict[str, Callable[[], object]]) -> bool:
+    """Measure what was not measured yet, as long as there is time; whether nothing is left."""
+    for key, run in measures.items():
+        if results.has(part, key):
+            continue
+        if not deadline.allows(part):
+            tell(f"{part}: the time is up before {key}; call again to go on")
+            return False
+        start = time.monotonic()
+        tell(f"{part}: {key}")
+        cell = run()
+        results.add(part, key, cell, time.monotonic() - start)
+    return True
+
+
+def artifacts(options: argparse.Namespace, network: str) -> dict[str, Path]:
+    """Name of each width to its artifact, built where it is not there."""
+    return {
+        f"W{bits[0]}A{bits[1]}": whole.artifact(network, bits, options.target, options.image_size, options.cache)
+        for bits in widths(options)
+    }
+
+
+def widths(options: argparse.Namespace) -> list[tuple[int, int]]:
+    """Bits of weights and activations."""
+    return [(int(weights), int(acts)) for weights, _, acts in (text.partition("/") for text in options.bits)]
+
+
+def usable_torch() -> ModuleType | None:
+    """Torch, or None with a word about it where it cannot use the GPU."""
+    try:
+        return cuda_torch()
+    except Absent as reason:
+        tell(f"torch: {reason}")
+        return None
+
+
+def tell(text: str) -> None:
+    """Say what is done, with the time."""
+    print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -104,17 +104,18 @@ def layer_markdown(result: Result) -> str:
     return "\n".join([*text, ""])
 
 
-def write_section(path: Path, text: str) -> None:
-    """Put `text` between the two marks of a Markdown file.
+def write_section(path: Path, text: str, marks: tuple[str, str] = (BEGIN, END)) -> None:
+    """Put `text` between two marks of a Markdown file.
 
     Raises:
         ValueError: the file lacks them.
     """
     old = path.read_text(encoding="utf-8")
-    start, end = old.find(BEGIN), old.find(END)
+    begin, finish = marks
+    start, end = old.find(begin), old.find(finish)
     if not 0 <= start < end:
-        raise ValueError(f"{path}: found no lines '{BEGIN}' and '{END}', expected both")
-    path.write_text(f"{old[: start + len(BEGIN)]}\n\n{text}\n{old[end:]}", encoding="utf-8")
+        raise ValueError(f"{path}: found no lines '{begin}' and '{finish}', expected both")
+    path.write_text(f"{old[: start + len(begin)]}\n\n{text}\n{old[end:]}", encoding="utf-8")
 
 
 def plot(results: Sequence[Result], peer: str, path: Path) -> None:

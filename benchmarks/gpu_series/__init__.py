@@ -1,0 +1,1 @@
+"""What `gpu.py` is made of."""
