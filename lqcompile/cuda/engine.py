@@ -75,8 +75,7 @@ class Engine:
         gpu.enter()
         self._module = gpu.load(code, subject)
         entries = [*self.launches["steps"], *self.launches["sums"]]
-        entries += [entry["fewer"] for entry in entries if "fewer" in entry]
-        self._functions = {name: gpu.function(self._module, name) for name in {entry["kernel"] for entry in entries}}
+        self._functions = {name: gpu.function(self._module, name) for name in kernels_of(entries)}
         self._params = gpu.allocate(len(params))
         gpu.write(self._params, np.frombuffer(params, np.uint8))
         gpu.wait()
@@ -258,23 +257,33 @@ class Engine:
 
     def _launch(self, entry: Mapping[str, Any], memory: Memory, *, batch: int, samples: int) -> Launch:
         """The launch of a step for `samples`, in an arena that is laid out for a `batch`."""
-        if "fewer" in entry and samples <= entry["fewer"]["samples"]:
-            entry = {**entry, **entry["fewer"]}
-        return make_launch(entry, self._functions[entry["kernel"]], memory.pointers, batch=batch, samples=samples)
+        return make_launch(entry, self._functions, memory.pointers, batch=batch, samples=samples)
+
+
+def kernels_of(entries: Sequence[Mapping[str, Any]]) -> set[str]:
+    """Names of the kernels of steps, those for few samples included."""
+    return {sized["kernel"] for entry in entries for sized in (entry, entry.get("fewer", entry))}
 
 
 def make_launch(
-    entry: Mapping[str, Any], function: Handle, pointers: Mapping[tuple[str, int], Pointer], *, batch: int, samples: int
+    entry: Mapping[str, Any],
+    functions: Mapping[str, Handle],
+    pointers: Mapping[tuple[str, int], Pointer],
+    *,
+    batch: int,
+    samples: int,
 ) -> Launch:
-    """The launch of a step.
+    """The launch of a step, with the kernel for so many samples.
 
     Args:
         entry: of the manifest (`lqcompile.cuda.launches.Launches.steps`).
-        function: its kernel.
+        functions: kernels by name.
         pointers: of ``arena`` and ``params`` (number 0), and of the other places by number.
         batch: samples that the arena is laid out for.
         samples: to compute.
     """
+    if "fewer" in entry and samples <= entry["fewer"]["samples"]:
+        entry = {**entry, **entry["fewer"]}
     found = []
     for where, place in entry["arguments"]:
         if where == "arena":
@@ -284,7 +293,7 @@ def make_launch(
         else:
             found.append(pointers[where, place])
     return Launch(
-        function=function,
+        function=functions[entry["kernel"]],
         blocks=(-(-samples * entry["rows"] // entry["tile"]), entry["columns"]),
         threads=(LANES, entry["warps"]),
         pointers=tuple(found),

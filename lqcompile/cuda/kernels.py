@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lqcompile.cuda.driver import Gpu, Handle, Launch, Pointer
-from lqcompile.cuda.engine import make_launch
+from lqcompile.cuda.engine import kernels_of, make_launch
 from lqcompile.kernels import Job
 
 READING_S = 1e-3
@@ -79,7 +79,7 @@ class GpuKernels:
         self._graphs: dict[int, tuple[Handle, int]] = {}
         gpu.enter()
         self._module = gpu.load(job.library, "kernels")
-        self._functions = {name: gpu.function(self._module, name) for name in {step["kernel"] for step in job.steps}}
+        self._functions = {name: gpu.function(self._module, name) for name in kernels_of(job.steps)}
         self._pointers = {("arena", 0): self._allocate(job.samples * job.arena_bytes)}
         self._pointers["params", 0] = self._allocate(len(job.parameters))
         gpu.write(self._pointers["params", 0], job.parameters)
@@ -145,8 +145,7 @@ class GpuKernels:
 
     def _launch(self, step: int, samples: int) -> Launch:
         entry = self._job.steps[step]
-        function = self._functions[entry["kernel"]]
-        return make_launch(entry, function, self._pointers, batch=self._job.samples, samples=samples)
+        return make_launch(entry, self._functions, self._pointers, batch=self._job.samples, samples=samples)
 
     def _places(self) -> tuple[dict[tuple[str, int], int], int]:
         """Where the outputs of each step lie in the memory that steps share, and its size."""

@@ -18,7 +18,7 @@ from lqcompile.lowering.choose import Candidate
 from lqcompile.tuning.task import Task
 from lqcompile.tuning.workload import read_candidate
 
-PLANE_FAMILIES = ("popcount", "lut", "planes")
+PLANE_FAMILIES = ("popcount", "lut", "planes", "b1mma", "b1wgmma")
 """Those that multiply each plane of the weights with each of the codes."""
 
 

@@ -46,10 +46,3 @@ def test_targets_say_which_the_gpu_runs(gpu: emulated_gpu.Driver, capsys: pytest
     runs = {entry["name"] for entry in json.loads(capsys.readouterr().out)["targets"] if entry["runs_here"]}
     assert {"cuda", "cuda-ptx", "cuda-h200"} <= runs
     assert not {"cuda-a100", "jetson-orin"} & runs
-
-
-def test_kernels_are_not_measured_on_a_gpu(
-    gpu: emulated_gpu.Driver, model: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["build", str(model), "--target", "cuda-h200", "--select", "measure"]) == 1
-    assert "found this machine to lack cuda on linux" in " ".join(capsys.readouterr().err.split())
