@@ -12,7 +12,7 @@ import pytest
 from compiling import check_equal
 from gpu_cases import CASES
 
-from lqcompile.lowering.tensor_cores import STEPS
+from lqcompile.lowering.tensor_cores import WORD_CHANNELS
 from lqcompile.target import find
 
 TARGET = find("cuda-h200")
@@ -27,7 +27,7 @@ def test_networks_equal_the_reference(gpu: emulated_gpu.Driver, name: str) -> No
     for output, array in model.run({"x": case.x[1:]}).items():
         np.testing.assert_array_equal(array, whole[output][1:], err_msg="a batch and its samples differ")
     # All of these batches are small.
-    assert emulated_gpu.without_fewer(model) or not set(case.families.values()) & set(STEPS)
+    assert emulated_gpu.without_fewer(model) or not set(case.families.values()) & set(WORD_CHANNELS)
     for output, array in model.run({"x": case.x}).items():
         np.testing.assert_array_equal(array, whole[output], err_msg="kernels for few and for many samples differ")
 

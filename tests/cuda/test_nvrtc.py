@@ -20,7 +20,7 @@ from lqcompile.errors import BuildError
 from lqcompile.graph.plan import Geometry
 from lqcompile.lowering.families import BYTE_FAMILIES
 from lqcompile.lowering.lower import lower
-from lqcompile.lowering.tensor_cores import STEPS
+from lqcompile.lowering.tensor_cores import WORD_CHANNELS
 from lqcompile.target import find
 
 SASS = {
@@ -80,7 +80,7 @@ def test_machine_code_has_the_instructions(compiled: nvrtc.DeviceCode, tmp_path:
     code = disassemble(compiled.data, tmp_path / "network.cubin")
     for number, (family, instructions) in enumerate(SASS.items()):
         name = f"kernel_region{2 * number + 1}"
-        for kernel in (name, f"{name}_fewer") if family in STEPS else (name,):
+        for kernel in (name, f"{name}_fewer") if family in WORD_CHANNELS else (name,):
             for instruction in instructions:
                 assert instruction in code[kernel], (kernel, instruction)
             assert "DFMA" not in code[kernel], "a product and a sum are rounded as one"
