@@ -182,7 +182,7 @@ class ContractionBuilder:
             column = T.bind(T.min(index * self.tile.pixels, columns - self.tile.pixels))
             self._tile(block, row, column)
 
-    def _offsets(self) -> list[tuple[int, int]]:
+    def offsets(self) -> list[tuple[int, int]]:
         """(row, column) of each pixel of the tile, counted in conv outputs from the first one."""
         rows, columns = self.shape.pool
         return [
@@ -193,17 +193,21 @@ class ContractionBuilder:
         ]
 
     def _tile(self, block: Expr, row: Expr, column: Expr) -> None:
+        self.finish(block, row, column, self.accumulate(block, self.bases(block, row, column)))
+
+    def bases(self, block: Expr, row: Expr, column: Expr) -> list[Expr]:
+        """Element of the input at which the first tap of each pixel of a tile starts."""
         shape = self.shape
         y0 = row * shape.pool[0]
         x0 = column * shape.pool[1]
         window = shape.window
         first = T.min(window.first_word(block), window.last_word) * self.family.word_elements if window else 0
         bases = []
-        for dy, dx in self._offsets():
+        for dy, dx in self.offsets():
             y = (y0 + dy) * shape.strides[0] + shape.origin[0]
             x = (x0 + dx) * shape.strides[1] + shape.origin[1]
             bases.append(T.bind((y * shape.source.padded_width + x) * self.pixel_elements() + first))
-        self._finish(block, row, column, self.accumulate(block, bases))
+        return bases
 
     def accumulate(self, block: Expr, bases: Sequence[Expr]) -> Any:
         """Sums of a tile over all taps.
@@ -440,14 +444,14 @@ class ContractionBuilder:
             T.buffer_store(elements, totals[index], [T.ramp(index * channels, 1, channels)])
         return elements
 
-    def _finish(self, block: Expr, row: Expr, column: Expr, totals: Any) -> None:
+    def finish(self, block: Expr, row: Expr, column: Expr, totals: Any) -> None:
         """Sums to values, pooled over the window, to the epilogue."""
         shape, tile = self.shape, self.tile
         window = shape.pool[0] * shape.pool[1]
-        offsets = self._offsets()
+        offsets = self.offsets()
         first = T.bind(block * self.vectors)
 
-        def finish(pixel: int, n: Expr) -> None:
+        def finish_vector(pixel: int, n: Expr) -> None:
             pooled: Expr = None
             for m in range(pixel * window, (pixel + 1) * window):
                 position = (row * shape.pool[0] + offsets[m][0], column * shape.pool[1] + offsets[m][1])
@@ -462,13 +466,13 @@ class ContractionBuilder:
         if self.split == 1:
             for pixel in range(tile.pixels):
                 for n in range(tile.blocks):
-                    finish(pixel, n)
+                    finish_vector(pixel, n)
             return
         totals = self.narrow(totals)
         # The last wide vector may hold more channels than there are.
         with T.serial(0, T.min(self.vectors, shape.blocks - first)) as n:
             for pixel in range(tile.pixels):
-                finish(pixel, n)
+                finish_vector(pixel, n)
 
     def _store_sums(self, totals: Any, m: int, n: Expr, position: tuple[Expr, Expr], first: Expr) -> None:
         shape, rule = self.shape, self.rule

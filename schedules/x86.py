@@ -13,14 +13,15 @@ from .formats import Kind
 from .packed import Packed
 from .problem import ConvShape, Family, SumRule, Tile
 from .space import Space, distinct, register_tiles
+from .winograd import winograd_tile
 from .words import FloatFma
 from .x86_amx import DotTiles
 from .x86_amx_tile import best_group, tile_groups
 from .x86_dot8 import DotPairs, DotRows
 from .x86_families import X86, DotVnni, PopcountBytes, PopcountCarrySave, PopcountLanes
 from .x86_lut import Lookup
-from .x86_lut_pairs import PairLookup, pair_tile
-from .x86_winograd import WinogradBytes, winograd_tile
+from .x86_lut_pairs import PairLookup, pair_space, pair_tile
+from .x86_winograd import WinogradBytes
 
 __all__ = ["depthwise", "family", "image_kind", "machine", "maps", "space", "tile"]
 
@@ -62,7 +63,7 @@ def family(isa: X86, name: str) -> Any:
         "lut": lambda machine: Lookup(isa=machine),
         "planes": lambda machine: DotTiles(isa=machine, planes=True),
         "float": lambda machine: FloatFma(isa=machine),
-        "packed": lambda machine: Packed(isa=machine, group=machine.lanes.bit_length() - 1),
+        "packed": lambda machine: Packed(isa=machine, group=machine.lanes.bit_length() - 1, tiles=machine.lanes == 8),
     }
     return makers[name](isa)
 
@@ -89,9 +90,6 @@ LOOP_INSTRUCTIONS = 3
 LOOKUP_ACCUMULATORS = 14
 """Byte counters beside two rows of a table: LLVM takes the weights from memory where that pays."""
 
-LOOKUP_SLAB_BYTES = 20 << 10
-"""Weights that leave room for a table and the rows of pixels in a first-level cache of 32 kB."""
-
 UNROLLED = (1, 2, 4)
 """Words of a tap that a tuner may let one turn of the loop take."""
 
@@ -114,11 +112,11 @@ def tile(
     """
     if isinstance(kind, DotTiles):
         return best_group(shape, rule, blocks)
-    if isinstance(kind, WinogradBytes):
+    if isinstance(kind, WinogradBytes) or (isinstance(kind, Packed) and kind.tiled(shape)):
         return winograd_tile(shape, blocks)
     if isinstance(kind, PairLookup):
         vectors = -(-shape.blocks * isa.lanes // kind.channels)
-        return pair_tile(kind, shape, vectors, blocks, LOOKUP_SLAB_BYTES)
+        return pair_tile(kind, shape, vectors, blocks)
     pairs = shape.weight_planes * rule.act_planes
     window = pool[0] * pool[1]
     budget = max(1, _accumulators(isa, kind) // (pairs * window))
@@ -164,8 +162,10 @@ def space(
     best = tile(isa, kind, shape, rule, pool, blocks=counts[0])
     if isinstance(kind, DotTiles):
         return Space(tiles=distinct([best, *(group for count in counts for group in tile_groups(shape, rule, count))]))
-    if isinstance(kind, WinogradBytes):
-        return Space(tiles=distinct([best, *(winograd_tile(shape, count) for count in counts)]))
+    if isinstance(kind, WinogradBytes) or (isinstance(kind, Packed) and kind.tiled(shape)):
+        return Space(tiles=distinct([best, *(tile(isa, kind, shape, rule, pool, count) for count in counts)]))
+    if isinstance(kind, PairLookup):
+        return pair_space(kind, shape, -(-shape.blocks * isa.lanes // kind.channels), counts)
     held = shape.weight_planes * rule.act_planes * pool[0] * pool[1]
     tiles = register_tiles(best, counts, shape.tile_columns, _accumulators(isa, kind) / held)
     unrolled = tuple(count for count in UNROLLED if shape.words % count == 0)
@@ -176,8 +176,6 @@ def space(
 
 def _accumulators(isa: X86, kind: Family) -> int:
     """Accumulators of a family that stay in registers."""
-    if isinstance(kind, PairLookup):
-        return kind.accumulators
     if isinstance(kind, Lookup):
         return LOOKUP_ACCUMULATORS
     return CARRY_SAVE_ACCUMULATORS if kind.carry_save else isa.accumulators

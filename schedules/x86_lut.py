@@ -18,7 +18,8 @@ from tvm.script.ir_builder import tirx as T
 
 from .isa import Expr
 from .words import Words
-from .x86_lut_pairs import CHANNELS, pair_lookup
+from .x86_lut_nest import CHANNELS
+from .x86_lut_pairs import pair_lookup
 
 ROW_BYTES = 32
 """One row for each byte of codes: 16 sums for its low nibble, then 16 for its high one."""
@@ -46,8 +47,8 @@ class Lookup(Words):
         return CHANNELS
 
     def for_codes(self, planes: int, integers: tuple[int, ...], ones: int) -> Words:
-        """Look-ups of two planes at once where there are two."""
-        return pair_lookup(self.isa, planes, integers, ones) or self
+        """Look-ups of two planes at once, or of two pixels."""
+        return pair_lookup(self.isa, planes, integers, ones)
 
     def table(self) -> npt.NDArray[np.uint8]:
         """uint8[256, 2, 16], flat: popcounts of (low, high) nibble of a byte and each nibble of weights."""

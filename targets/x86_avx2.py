@@ -25,6 +25,7 @@ TARGET = Target(
         "PopcountBytes": 128,
         "Lookup": 256,
         "LookupCounts": 341,
+        "LookupPixels": 341,
         "LookupLevels": 512,
     },
 )

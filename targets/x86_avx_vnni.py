@@ -13,5 +13,13 @@ TARGET = Target(
     vector_bits=256,
     # Three vector pipes: VFMADD and VPDPBUSD issue twice a cycle, the 8 instructions of a popcount take 8/3 cycles,
     # VPSHUFB and VPADDB of a look-up 2/3 (docs/performance.md).
-    peaks={"FloatFma": 16, "DotVnni": 64, "PopcountBytes": 96, "Lookup": 192, "LookupCounts": 256, "LookupLevels": 384},
+    peaks={
+        "FloatFma": 16,
+        "DotVnni": 64,
+        "PopcountBytes": 96,
+        "Lookup": 192,
+        "LookupCounts": 256,
+        "LookupPixels": 256,
+        "LookupLevels": 384,
+    },
 )

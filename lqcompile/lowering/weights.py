@@ -121,8 +121,10 @@ def _planes(sums: Sums, mode: str, family: Any) -> PackedWeights:
     words = _plane_words(sums.family, planes)
     signs = sums.family == "planes"  # which are zero where a group has no weight: no mask is needed
     mask_plane = -1 if signs else planes.mask_plane
+    most = int(planes.bits.sum(axis=(2, 3, 4), dtype=np.int64).max())
     if mode == "integer" and sums.one_pair():
         rule = replace(ONE_SUM, bipolar=not signs, mask_plane=mask_plane)
+        family = family if mask_plane >= 0 else family.for_codes(1, (1,), most)
         return PackedWeights(family=family, rule=rule, words=words, basis=np.empty(0))
     multipliers = planes.integers if is_integer(sums.operation, quantizer) else None
     integer = multipliers is not None
@@ -138,7 +140,6 @@ def _planes(sums: Sums, mode: str, family: Any) -> PackedWeights:
         weighted=not (mode == "real" and sums.inner_only()),
     )
     if mask_plane < 0:
-        most = int(planes.bits.sum(axis=(2, 3, 4), dtype=np.int64).max())
         family = family.for_codes(rule.act_planes, rule.act_integers, most)
     if family.combines_codes:
         rule = replace(rule, act_planes=1, act_integers=(1,))

@@ -8,9 +8,19 @@ import numpy as np
 import pytest
 from compiling import check_equal, compile_plan, missing
 from lqcompile.schedules import x86
-from lqcompile.schedules.problem import Tile
+from lqcompile.schedules.formats import Format
+from lqcompile.schedules.problem import ConvShape, Tile
 from lqcompile.schedules.x86_lut import Lookup
-from lqcompile.schedules.x86_lut_pairs import LookupCounts, LookupLevels, levels_group, pair_lookup
+from lqcompile.schedules.x86_lut_nest import LookupTile, pass_groups
+from lqcompile.schedules.x86_lut_pairs import (
+    LookupCounts,
+    LookupLevels,
+    LookupPixels,
+    levels_group,
+    pair_lookup,
+    pair_tile,
+    piece_counts,
+)
 from plans import PlanBuilder, random_affine, random_geometry, random_low_bit, random_quantizer
 
 from lqcompile.encoding import activation_levels
@@ -60,7 +70,7 @@ def test_as_many_bytes_are_added_as_hold_the_sum(basis: tuple[int, ...]) -> None
 @pytest.mark.parametrize(
     ("planes", "integers", "ones", "kind"),
     [
-        (1, (1,), 100, type(None)),
+        (1, (1,), 100, LookupPixels),
         (2, (), 100, LookupCounts),
         (2, (15, 16), 2114, LookupLevels),
         (2, (15, 16), 2115, LookupCounts),  # 65,565 does not fit 16 bits
@@ -113,6 +123,70 @@ def test_sums_of_levels_equal_the_reference(basis: tuple[int, ...]) -> None:
     compiled = compile_plan(plan, TARGET, choices=choices)
     assert {step.loop for step in compiled.program.steps if step.loop} == {LookupLevels.__name__}
     check_equal(plan, compiled.load(), rng.normal(size=(2, channels, 9, 11)).astype(np.float32))
+
+
+def test_neighbours_of_a_row_share_look_ups() -> None:
+    pooled = [(dy, 2 * pixel + dx) for pixel in range(2) for dy in range(2) for dx in range(2)]
+    assert pass_groups(pooled, paired=True) == [(0, 1), (2, 3), (4, 5), (6, 7)]
+    columns = [(dy, pixel) for pixel in range(3) for dy in range(2)]
+    assert pass_groups(columns, paired=True) == [(0, 2), (1, 3), (4,), (5,)]
+    assert pass_groups(columns, paired=False) == [(number,) for number in range(6)]
+
+
+@needs_avx2
+@pytest.mark.parametrize("integer", [True, False])
+def test_pixels_that_share_look_ups_equal_the_reference(integer: bool) -> None:
+    """One activation bit: all weight bits, rows of odd and even length, one column, strides, dilation and pooling."""
+    rng = np.random.default_rng([9, integer])
+    channels = int(rng.integers(20, 100))
+    builder = PlanBuilder(rng, (channels, 9, 11))
+    codes = builder.quantized_input(random_quantizer(rng, 1, integer=integer))
+    square = MaxPool(kernel=(2, 2), strides=(2, 2), pads=(0, 0, 0, 0))
+    around = Geometry(kernel=(3, 3), pads=(1, 1, 1, 1))
+    cases = [
+        (1, around, (), None),
+        (2, Geometry(kernel=(3, 2), strides=(2, 2), dilations=(1, 2), pads=(1, 0, 2, 1)), (), None),
+        (3, around, (square,), LookupTile(pixels=1, blocks=1)),
+        (1, around, (square,), LookupTile(pixels=3, blocks=2, pieces=9)),
+        (4, Geometry(kernel=(9, 11)), (), None),
+        (1, Geometry(), (), LookupTile(pixels=3, blocks=1)),
+    ]
+    choices, ends = {}, []
+    for bits, geometry, stages, tile in cases:
+        weights = random_low_bit(rng, (40, channels, *geometry.kernel), bits, integer=integer)
+        coder = (random_quantizer(rng, 2), False, ())
+        ends += builder.contract(codes, weights, geometry, (random_affine(rng, 40, 0.02), *stages), (coder,))
+        choices[builder.regions[-1].name] = Choice(family="lut", reason="asked for", tile=tile)
+    plan = builder.finish(*ends)
+    compiled = compile_plan(plan, TARGET, choices=choices)
+    assert {step.loop for step in compiled.program.steps if step.loop} == {LookupPixels.__name__}
+    check_equal(plan, compiled.load(), rng.normal(size=(2, channels, 9, 11)).astype(np.float32))
+
+
+def test_weights_beyond_the_first_cache_are_cut() -> None:
+    for channels, outputs, expected in ((64, 64, 1), (256, 256, 3), (512, 512, 9), (2048, 512, 36)):
+        family = pair_lookup(ISA, 2, (5, 10), 100)
+        shape = nest(channels, outputs, 14, 3)
+        tile = pair_tile(family, shape, outputs // 32, None)
+        assert tile == LookupTile(pixels=1, blocks=2, pieces=expected)
+    assert piece_counts(nest(64, 64, 224, 3)) == (1,), "sums of so long a row would fill the cache instead"
+    assert piece_counts(nest(96, 64, 14, 1)) == (1, 2), "whole groups of look-ups"
+
+
+def nest(channels: int, outputs: int, size: int, kernel: int) -> ConvShape:
+    """The loop nest of a convolution of two-bit weights."""
+    return ConvShape(
+        source=Format(kind="bits", channels=channels, height=size, width=size, planes=2),
+        kernel=(kernel, kernel),
+        strides=(1, 1),
+        dilations=(1, 1),
+        origin=(0, 0),
+        out_height=size,
+        out_width=size,
+        blocks=outputs // 8,
+        words=channels // 8,
+        weight_planes=2,
+    )
 
 
 @needs_avx2

@@ -1,0 +1,386 @@
+"""The loop nest of pair look-ups on AVX2: rows of a table in place of broadcast words.
+
+Before the loops the offset of a row is found for each look-up of each pixel. A tile is computed in passes of a few
+outputs whose sums stay in registers. Where the weights of a tile do not fit the first-level cache, the sum over taps is
+cut into pieces, and all tiles of a row take one piece before the next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import gcd
+from typing import Any
+
+from tvm.script.ir_builder import tirx as T
+
+from .contraction import ContractionBuilder
+from .isa import Expr, registers, zero, zeros
+from .problem import Tile, workspace_size
+
+CHANNELS = 32
+"""Output channels of a vector: its byte lanes."""
+
+ROWS, ROW_BYTES = 256, 16
+"""Of a table: four codes of two planes or two pixels, four weights of one plane."""
+
+STEP_CHANNELS = 4
+"""Input channels of a look-up."""
+
+WORD_STEPS = 2
+"""Look-ups of a byte of eight channels."""
+
+LARGEST_BYTE = 255
+
+PASS_OUTPUTS = 4
+"""Outputs (a pixel or two by 32 channels by a weight plane) of a pass: two accumulators and a sum of bytes for each."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LookupTile(Tile):
+    """Tile of pair look-ups; `unroll` counts groups of look-ups whose bytes are added.
+
+    Args:
+        pieces: of the sum over taps: 1, the rows of the kernel, its taps, or a multiple of those.
+    """
+
+    pieces: int = 1
+
+
+def pass_groups(offsets: Sequence[tuple[int, int]], paired: bool) -> list[tuple[int, ...]]:
+    """The pixels of a tile that share look-ups: each alone, or two neighbours of a row.
+
+    Args:
+        offsets: (row, column) of each pixel.
+        paired: whether a look-up serves two pixels.
+
+    Returns:
+        Numbers of pixels; where one has no neighbour, it alone.
+
+    Example:
+        >>> pass_groups([(0, 0), (0, 1), (1, 0), (1, 1), (0, 2)], paired=True)
+        [(0, 1), (2, 3), (4,)]
+    """
+    if not paired:
+        return [(number,) for number in range(len(offsets))]
+    numbers = {offset: number for number, offset in enumerate(offsets)}
+    return [
+        tuple(numbers[row, x] for x in (column, column + 1) if (row, x) in numbers)
+        for row, column in offsets
+        if column % 2 == 0
+    ]
+
+
+class PairLookupBuilder(ContractionBuilder):
+    """The template with rows of a table in place of broadcast words."""
+
+    family: Any
+    start: Expr = 0
+    """Where the sums of a tile begin among those of its row."""
+
+    @property
+    def levels(self) -> bool:
+        """Whether planes of activations are combined in the table."""
+        combined: bool = self.family.combines_codes
+        return combined
+
+    @property
+    def pieces(self) -> int:
+        """Of the sum over taps."""
+        return self.tile.pieces if isinstance(self.tile, LookupTile) else 1
+
+    def pixel_elements(self) -> int:
+        """Row offsets of a pixel."""
+        steps: int = self.family.pixel_steps(self.shape)
+        return steps
+
+    def prepare(self) -> None:
+        """Counts, and where in the table each look-up finds its row."""
+        super().prepare()
+        shape, form = self.shape, self.shape.source
+        count = form.plane
+        lanes = 8 if count % 8 == 0 else 4
+        steps = self.family.pixel_steps(shape)
+        start = workspace_size(shape, self.rule)
+        byte, wide = f"uint8x{lanes}", f"int32x{lanes}"
+        pixels = form.padded_height * form.padded_width
+        with T.serial(0, pixels) as pixel:
+            # Behind the last pixel there is no neighbour, and nobody uses what would be its sums.
+            other = T.bind(T.min(pixel + shape.strides[1], pixels - 1)) if self.family.pairs_pixels else pixel
+            for pair in range(self.family.plane_pairs):
+                with T.serial(0, count // lanes) as part:
+                    at = T.bind(pixel * form.pixel + 2 * pair * count + part * lanes)
+                    first = T.bind(self.source[T.ramp(at, 1, lanes)])
+                    low, high = first & _splat(15, lanes), T.shift_right(first, _splat(4, lanes))
+                    following = None
+                    if self.family.pairs_pixels:
+                        following = other * form.pixel + part * lanes
+                    elif 2 * pair + 1 < self.family.planes:
+                        following = at + count
+                    if following is not None:
+                        second = T.bind(self.source[T.ramp(following, 1, lanes)])
+                        low = low | T.shift_left(second, _splat(4, lanes))
+                        high = high | (second & _splat(0xF0, lanes))
+                    for half, rows in enumerate((low, high)):
+                        to = start + pixel * steps + (2 * pair + half) * count + part * lanes
+                        table = T.broadcast(T.int32(pair * ROWS * ROW_BYTES if self.levels else 0), lanes)
+                        offset = T.cast(T.reinterpret(byte, rows), wide) * T.broadcast(T.int32(ROW_BYTES), lanes)
+                        T.buffer_store(self.counts, offset + table, [T.ramp(to, 1, lanes)])
+
+    def popcount(self, pixel: Expr, plane: int) -> Expr:
+        """Ones in a plane of a pixel; of levels, the sum of its codes."""
+        if not self.levels:
+            return super().popcount(pixel, plane)
+        held = registers(1, "int32")
+        T.buffer_store(held, T.int32(0), [0])
+        for j, factor in enumerate(self.family.integers):
+            T.buffer_store(held, held[0] + super().popcount(pixel, j) * factor, [0])
+        return held[0]
+
+    def row(self, block: Expr, row: Expr) -> None:
+        """The tiles of a row, all of one piece before the next."""
+        if self.pieces == 1:
+            super().row(block, row)
+            return
+        columns, pixels = self.shape.tile_columns, self.tile.pixels
+        tiles = -(-columns // pixels)
+        size = self.pairs * self.pixels * self.tile.blocks * CHANNELS
+        elements = registers(tiles * size, self.family.total)
+
+        def column(index: Expr) -> Expr:
+            return T.bind(T.min(index * pixels, columns - pixels))
+
+        with T.serial(0, tiles * size // CHANNELS) as index:
+            T.buffer_store(elements, zero(f"uint16x{CHANNELS}"), [T.ramp(index * CHANNELS, 1, CHANNELS)])
+        with T.serial(0, self.pieces) as piece, T.serial(0, tiles) as index:
+            self.start = T.bind(index * size)
+            for part in self._passes(block, self.bases(block, row, column(index)), elements):
+                part.add_piece(piece)
+        with T.serial(0, tiles) as index:
+            self.start = T.bind(index * size)
+            self.finish(block, row, column(index), elements)
+
+    def accumulate(self, block: Expr, bases: Sequence[Expr]) -> Any:
+        """Sums of a tile as single elements, in passes of as many pixels as registers allow."""
+        count = self.pairs * self.pixels * self.tile.blocks
+        elements = registers(count * CHANNELS, self.family.total)
+        for part in self._passes(block, bases, elements):
+            part.store_all()
+        return elements
+
+    def _passes(self, block: Expr, bases: Sequence[Expr], elements: Any) -> list[_Pass]:
+        groups = pass_groups(self.offsets(), self.family.pairs_pixels)
+        first = workspace_size(self.shape, self.rule)
+        size = max(1, PASS_OUTPUTS // (self.shape.weight_planes * self.tile.blocks))
+        parts = [groups[at : at + size] for at in range(0, len(groups), size)]
+        return [_Pass(self, block, [first + bases[group[0]] for group in part], part, elements) for part in parts]
+
+    def total(self, totals: Any, i: int, j: int, m: int, n: Expr) -> Expr:
+        """Sums of pixel m and vector n of `lanes` channels: int32."""
+        lanes = self.isa.lanes
+        at = self.start + self.index(i, j, m, 0) * CHANNELS + n * lanes
+        return T.cast(totals[T.ramp(at, 1, lanes)], f"int32x{lanes}")
+
+    def narrow(self, totals: Any) -> Any:
+        """They are."""
+        return totals
+
+
+class _Pass:
+    """The look-ups of some groups of pixels over all taps, or over a piece of them."""
+
+    def __init__(
+        self,
+        builder: PairLookupBuilder,
+        block: Expr,
+        bases: Sequence[Expr],
+        groups: Sequence[tuple[int, ...]],
+        out: Any,
+    ) -> None:
+        self.builder, self.block, self.groups, self.out = builder, block, groups, out
+        self.family, self.shape, self.blocks = builder.family, builder.shape, builder.tile.blocks
+        self.bases = [T.bind(base) for base in bases]
+        self.separate = 1 if builder.levels else self.family.plane_pairs
+        self.kind = "uint16x16" if builder.levels else "uint8x32"
+        self.count = 2 * self.separate * self.shape.weight_planes * len(bases) * self.blocks
+        self.held = zeros(self.count, self.kind)
+        self.tap_steps = WORD_STEPS * self.shape.words
+
+    def store_all(self) -> None:
+        """All taps, then the sums."""
+        rows, columns = self.shape.kernel
+        if self.builder.levels:
+            with T.serial(0, rows) as r, T.serial(0, columns) as c:
+                self._tap(r, c, 0, self.tap_steps)
+            for at, value, lanes in self._elements():
+                T.buffer_store(self.out, value, [T.ramp(at, 1, lanes)])
+            return
+        for at, _, lanes in self._elements():
+            T.buffer_store(self.out, zero(f"uint16x{lanes}"), [T.ramp(at, 1, lanes)])
+        with T.serial(0, rows) as r:
+            self._row(r, 0, columns, 0, self.tap_steps)
+
+    def add_piece(self, piece: Expr) -> None:
+        """The taps of one piece, added to the sums."""
+        rows, columns = self.shape.kernel
+        pieces = self.builder.pieces
+        taps = columns if pieces == rows else 1
+        across = columns // taps
+        cuts = pieces // (rows * across)
+        count = self.tap_steps // cuts
+        r, c, skip = T.bind(piece // (across * cuts)), T.bind(piece // cuts % across), T.bind(piece % cuts * count)
+        self._row(r, c, taps, skip, count)
+        if self.builder.levels:
+            self._flush()
+
+    def _row(self, r: Expr, first: Expr, taps: int, skip: Expr, count: int) -> None:
+        """`count` look-ups of each of some taps of a row; counts are flushed before their bytes overflow."""
+        most = LARGEST_BYTE // STEP_CHANNELS
+        part = count
+        if not self.builder.levels and count > most:
+            part = max(size for size in range(1, most + 1) if count % size == 0)
+        seldom = self.builder.levels or taps * count <= most
+
+        def tap(c: Expr) -> None:
+            if part == count:
+                self._tap(r, c, skip, count)
+                if not seldom:
+                    self._flush()
+                return
+            with T.serial(0, count // part) as index:
+                self._tap(r, c, skip + index * part, part)
+                self._flush()
+
+        _repeat(taps, lambda index: tap(first + index))
+        if seldom and not self.builder.levels:
+            self._flush()
+
+    def _tap(self, r: Expr, c: Expr, skip: Expr, count: int) -> None:
+        """`count` look-ups of one tap."""
+        shape = self.shape
+        taps = r * shape.dilations[0] * shape.source.padded_width + c * shape.dilations[1]
+        offset = T.bind(taps * self.family.pixel_steps(shape) + skip)
+        first = T.bind(((self.block * shape.kernel[0] + r) * shape.kernel[1] + c) * self.tap_steps + skip)
+        self._steps(offset, first, count)
+
+    def _steps(self, offset: Expr, first: Expr, count: int) -> None:
+        """`count` look-ups of each pixel and pair of planes."""
+        size = self.family.group
+        groups, rest = divmod(count, size)
+        together = gcd(groups, self.builder.tile.unroll)
+
+        def turn(index: Expr) -> None:
+            for part in range(together):
+                skip = (index * together + part) * size
+                self._group(offset + skip, first + skip, size)
+
+        if groups:
+            _repeat(groups // together, turn)
+        if rest:
+            self._group(offset + (count - rest), first + (count - rest), rest)
+
+    def _group(self, offset: Expr, first: Expr, count: int) -> None:
+        """Look-ups whose bytes are added, then parted."""
+        pairs = range(self.family.plane_pairs)
+        if self.builder.levels:
+            self._sum(offset, first, count, pairs, 0)
+        else:
+            for pair in pairs:
+                self._sum(offset, first, count, (pair,), pair)
+
+    def _sum(self, offset: Expr, first: Expr, count: int, pairs: Sequence[int], place: int) -> None:
+        builder, planes, blocks = self.builder, self.shape.weight_planes, self.blocks
+        sums: dict[tuple[int, int], Expr] = {}
+        for k in range(count):
+            at = (first + k) * (planes * blocks * CHANNELS)
+            weights = [T.bind(builder.weights[T.ramp(at + o * CHANNELS, 1, CHANNELS)]) for o in range(planes * blocks)]
+            for pair in pairs:
+                for m, base in enumerate(self.bases):
+                    row = self._table_row(base + offset + (pair * self.tap_steps + k))
+                    for o, nibbles in enumerate(weights):
+                        found = T.call_llvm_pure_intrin("uint8x32", "llvm.x86.avx2.pshuf.b", row, nibbles)
+                        sums[m, o] = T.bind(sums[m, o] + found if (m, o) in sums else found)
+        # A plane without a partner leaves the upper nibbles empty; a pixel's neighbour is there, wanted or not.
+        single = not builder.levels and 2 * place + 1 == self.family.planes and not self.family.pairs_pixels
+        for (m, o), value in sums.items():
+            self._part(self._place(place, m, o), value, single)
+
+    def _table_row(self, at: Expr) -> Expr:
+        """16 entries in both halves of a vector (VBROADCASTI128)."""
+        row = self.builder.table[T.ramp(self.builder.counts[at], 1, ROW_BYTES)]
+        half = T.bind(T.reinterpret("uint64x2", row))
+        return T.bind(T.reinterpret("uint8x32", T.Shuffle([half, half], [0, 1, 0, 1])))
+
+    def _meanings(self, m: int, pair: int) -> list[tuple[int, int]]:
+        """(activation plane, pixel) of the lower part of an entry and, where it is wanted, of the upper one."""
+        if self.builder.levels:
+            return [(0, self.groups[m][0])] * 2
+        if self.family.pairs_pixels:
+            return [(0, pixel) for pixel in self.groups[m]]
+        return [(plane, self.groups[m][0]) for plane in range(2 * pair, min(2 * pair + 2, self.family.planes))]
+
+    def _place(self, pair: int, m: int, o: int) -> int:
+        return 2 * ((pair * len(self.bases) + m) * self.shape.weight_planes * self.blocks + o)
+
+    def _part(self, place: int, value: Expr, single: bool) -> None:
+        """Adds bytes to all, and their upper parts to what those sum up to."""
+        held = self.held
+        if self.builder.levels:
+            words = T.bind(T.reinterpret("uint16x16", value))
+            T.buffer_store(held, held[place] + words, [place])
+            T.buffer_store(held, held[place + 1] + T.shift_right(words, _splat16(8)), [place + 1])
+            return
+        T.buffer_store(held, held[place] + value, [place])
+        if not single:
+            words = T.shift_right(T.reinterpret("uint16x16", value), _splat16(4))
+            upper = T.reinterpret("uint8x32", words) & _splat(15, CHANNELS)
+            T.buffer_store(held, held[place + 1] + upper, [place + 1])
+
+    def _parts(self, place: int) -> tuple[Expr, Expr]:
+        """Sums of the lower and of the upper parts."""
+        whole, upper = self.held[place], self.held[place + 1]
+        if self.builder.levels:
+            return whole - T.shift_left(upper, _splat16(8)), upper
+        words = T.shift_left(T.reinterpret("uint16x16", upper), _splat16(4))
+        return whole - (T.reinterpret("uint8x32", words) & _splat(0xF0, CHANNELS)), upper
+
+    def _elements(self) -> list[tuple[Expr, Expr, int]]:
+        """(place among the results, sums of 16 bits, how many) of all accumulators."""
+        found: list[tuple[Expr, Expr, int]] = []
+        for m in range(len(self.bases)):
+            for o in range(self.shape.weight_planes * self.blocks):
+                i, n = divmod(o, self.blocks)
+                for pair in range(self.separate):
+                    values = self._parts(self._place(pair, m, o))
+                    for half, ((j, pixel), value) in enumerate(zip(self._meanings(m, pair), values, strict=False)):
+                        at = self.builder.start + self.builder.index(i, j, pixel, n) * CHANNELS
+                        if self.builder.levels:
+                            found.append((at + 16 * half, value, 16))
+                        else:
+                            found.append((at, T.cast(value, f"uint16x{CHANNELS}"), CHANNELS))
+        return found
+
+    def _flush(self) -> None:
+        """Adds what the accumulators hold to the sums, and clears them."""
+        for at, value, lanes in self._elements():
+            place = [T.ramp(at, 1, lanes)]
+            T.buffer_store(self.out, self.out[place[0]] + value, place)
+        for index in range(self.count):
+            T.buffer_store(self.held, zero(self.kind), [index])
+
+
+def _repeat(count: int, body: Callable[[Expr], None]) -> None:
+    """A loop, unless it has one turn."""
+    if count == 1:
+        body(T.int32(0))
+        return
+    with T.serial(0, count) as index:
+        body(index)
+
+
+def _splat(value: int, lanes: int) -> Expr:
+    return T.broadcast(T.uint8(value), lanes)
+
+
+def _splat16(value: int) -> Expr:
+    return T.broadcast(T.uint16(value), 16)
