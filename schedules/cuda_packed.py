@@ -16,7 +16,7 @@ from .cuda_contraction import Spot, WarpContraction, WarpWords
 from .cuda_device import device_call
 from .cuda_warp import LANES, locals_of
 from .isa import Expr, load
-from .packed import WORD
+from .words import WORD
 
 
 class PackedContraction(WarpContraction):

@@ -4,7 +4,8 @@
 
 A layer with one output pixel uses each weight once, so bytes decide: sums with signs come straight from the bits
 (`SignedSums`). With more pixels the weights of a tile's channels are expanded to floats once, in the second-level
-cache, and the float32 loop nest runs over all pixels (`Expanded`). Where an instruction looks up floats in a vector
+cache, and the float32 loop nest runs over all pixels (`Expanded`), or over transformed tiles of them, which takes fewer
+multiplications (`schedules.packed_winograd`). Where an instruction looks up floats in a vector
 (VPERMPS), a signed sum of three or four activations is one look-up; elsewhere signs are flipped one by one.
 """
 
@@ -20,11 +21,9 @@ from tvm.script.ir_builder import tirx as T
 from .contraction import ContractionBuilder, tile_weights
 from .epilogue import Epilogue
 from .isa import STACK, Expr, Isa, broadcast, constant, load, store, vector, zeros
+from .packed_winograd import TransformedTiles, fits, transformed_size
 from .problem import ConvShape, SumRule, Tile, estimated_us
-from .words import FloatFma, Words
-
-WORD = 32
-"""Weights of one plane in a packing word."""
+from .words import WORD, FloatFma, Words
 
 SIGN = 1 << 31
 """Sign bit of a float32."""
@@ -48,20 +47,36 @@ class Permuting(Isa, Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Packed(Words):
-    """Weights as bit planes; `group` activations make one look-up, or none where it is 0: then signs are flipped."""
+    """Weights as bit planes.
+
+    Args:
+        group: activations that make one look-up; 0 for none: signs are flipped.
+        tiles: whether 3x3 convolutions run on transformed tiles.
+    """
 
     accumulator: str = "float32"
     weight_dtype: str = "uint32"
     word_elements: int = 1
     cycles: float = 0.5
     group: int = 0
+    tiles: bool = False
+
+    def tiled(self, shape: ConvShape) -> bool:
+        """Whether a nest runs on transformed tiles."""
+        return self.tiles and fits(shape)
+
+    def signed(self, value: Expr, words: Expr, position: Expr) -> Expr:
+        """`value` with the signs that bit `position` of the words stands for."""
+        return flip(value, words, position, self.isa)
 
     def nest(self, shape: ConvShape) -> ConvShape:
         """With more than one output pixel the loop nest runs over floats: one word for each input channel."""
         return shape if is_vector(shape) else replace(shape, words=shape.source.channels, weight_planes=1)
 
     def workspace(self, shape: ConvShape, rule: SumRule) -> int:  # noqa: ARG002
-        """int32 elements of the tables of signed sums."""
+        """int32 elements of the tables of signed sums, or of the transformed input."""
+        if self.tiled(shape):
+            return transformed_size(shape)
         if not self.group or not is_vector(shape):
             return 0
         return shape.kernel[0] * shape.kernel[1] * shape.words * self.look_ups(WORD) * self.isa.lanes
@@ -80,7 +95,7 @@ class Packed(Words):
     ) -> Any:
         """The PrimFunc; parameters as in the template, with a weight basis float32[rows, channels]."""
         family: Any = self
-        nest = SignedSums if is_vector(shape) else Expanded
+        nest = SignedSums if is_vector(shape) else TransformedTiles if self.tiled(shape) else Expanded
         return nest(self.isa, family, shape, tile, rule, epilogue, parallel).build()
 
     def operands(self, words: npt.NDArray[Any], shape: ConvShape, tile: Tile) -> tuple[npt.NDArray[Any], ...]:

@@ -15,6 +15,9 @@ from .epilogue import Epilogue
 from .isa import Expr, Isa, broadcast
 from .problem import ConvShape, SumRule, Tile, workspace_size
 
+WORD = 32
+"""Weights of one plane in a packing word of bits."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Words:
@@ -63,6 +66,15 @@ class Words:
     def with_run(self, run: Callable[[], int]) -> Words:  # noqa: ARG002
         """The family for integers of which ``run()`` words can be summed in 16 bits; most need no such proof."""
         return self
+
+    def with_tiles(self, run: Callable[[], int], largest: int) -> Words | None:  # noqa: ARG002
+        """The family for 3x3 taps on transformed tiles of codes; None where there is none, or its proof fails.
+
+        Args:
+            run: how many words of transformed products can be summed in 16 bits.
+            largest: code.
+        """
+        return None
 
     def for_codes(self, planes: int, integers: tuple[int, ...], ones: int) -> Words:  # noqa: ARG002
         """The family for codes of `planes` planes; most do not care.

@@ -1,19 +1,8 @@
-"""Winograd's F(2x2, 3x3) on byte products, exact in integers: 16 multiplications for 4 outputs of 9 taps each.
+"""Transformed tiles of 3x3 convolutions on byte products (`schedules.winograd`): exact in integers.
 
-With input tiles d of 4x4 codes and taps g of 3x3 weights (Lavin and Gray, "Fast algorithms for convolutional neural
-networks", 2016),
-
-    4 Y = A (U * V) A^T,  U = G g G^T,  V = B d B^T,
-
-    G = 1  0  0    B = 1  0 -1  0    A = 2  1  1  0
-        1  1  1        0  1  1  0        0  1 -1 -2
-        1 -1  1        0 -1  1  0
-        0  0  1        0  1  0 -1
-
-where * multiplies element by element and sums over input channels. All of it is integer, and 4 Y is divided without a
-remainder. Elements of V lie in a range of four times the largest code; moved to start at 0 they are unsigned bytes, and
-what that adds to Y is a constant of each channel. `lqcompile.lowering.winograd` proves from the weights of a layer that
-U fits bytes and how many VPMADDUBSW can be added up in 16 bits.
+Elements of V lie in a range of four times the largest code; moved to start at 0 they are unsigned bytes, and what that
+adds to Y is a constant of each channel. `lqcompile.lowering.winograd` proves from the weights of a layer that U fits
+bytes and how many VPMADDUBSW can be added up in 16 bits. 4 Y is divided without a remainder.
 """
 
 from __future__ import annotations
@@ -25,22 +14,11 @@ import numpy as np
 import numpy.typing as npt
 from tvm.script.ir_builder import tirx as T
 
-from .contraction import ContractionBuilder
 from .epilogue import Epilogue
-from .isa import STACK, Expr, constant, vector, zeros
+from .isa import Expr, constant, vector, zeros
 from .problem import PARALLEL_MIN_US, ConvShape, SumRule, Tile
+from .winograd import OUTPUT_MAP, OUTPUTS, POSITIONS, SIDE, WEIGHT_MAP, TileBuilder, doubled, stack_buffer
 from .x86_bytes import DotBytes
-
-WEIGHT_MAP = np.array([[1, 0, 0], [1, 1, 1], [1, -1, 1], [0, 0, 1]])
-"""G"""
-
-OUTPUT_MAP = np.array([[2, 1, 1, 0], [0, 1, -1, -2]])
-"""A"""
-
-SIDE = 4
-"""Rows and columns of an input tile."""
-
-POSITIONS = SIDE * SIDE
 
 RANGE = 4
 """Times the largest code: the range of the elements of V."""
@@ -56,9 +34,6 @@ LARGEST_SUM = ((1 << 31) - 1) // 4
 
 FEWEST_SUMMED = 2
 """Products of transformed tiles that are summed in 16 bits: with fewer, widening costs what the transform gains."""
-
-GROUP_TILES = 28
-"""Input tiles that are transformed together, about: their sums stay in the first-level cache."""
 
 PARTS = 4
 """Tasks for threads to share, at least, where there are channels to divide."""
@@ -107,17 +82,11 @@ class WinogradBytes(DotBytes):
         packed = np.ascontiguousarray(split.transpose(3, 0, 1, 4, 5, 2)).view(np.int32)
         added = taps.sum(axis=1, dtype=np.int64).reshape(SIDE, SIDE, -1) * shifts(self.largest)[:, :, None]
         surplus = -np.einsum("yi,ijo,xj->yxo", OUTPUT_MAP, added, OUTPUT_MAP)
-        rows = surplus.reshape(len(OUTPUT_MAP) ** 2, shape.blocks, lanes).transpose(1, 0, 2).astype(np.int32)
+        rows = surplus.reshape(OUTPUTS, shape.blocks, lanes).transpose(1, 0, 2).astype(np.int32)
         return (np.concatenate([packed.ravel(), rows.ravel()]),)
 
 
-def winograd_tile(shape: ConvShape, blocks: int | None) -> Tile:
-    """Four input tiles by two vectors of channels: eight accumulators."""
-    count = blocks or (2 if shape.blocks % 2 == 0 else 1)
-    return Tile(pixels=8 // count, blocks=count)
-
-
-class WinogradBuilder(ContractionBuilder):
+class WinogradBuilder(TileBuilder):
     """Groups of input tiles: transformed, multiplied at each of 16 positions, and transformed back into 2x2 outputs."""
 
     family: Any
@@ -133,73 +102,55 @@ class WinogradBuilder(ContractionBuilder):
         parallel: bool,
     ) -> None:
         super().__init__(isa, family, shape, tile, rule, epilogue, parallel)
-        self.pooled = shape.pool != (1, 1)
-        # Outputs of the last tiles overlap those of their neighbours, where a pooling does not drop them anyway.
-        up = 0 if self.pooled else 1
-        self.rows, self.columns = (shape.out_height + up) // 2, (shape.out_width + up) // 2
-        self.tiles = self.rows * self.columns
-        groups = -(-self.tiles // GROUP_TILES)
-        self.group = min(self.tiles, max(tile.pixels, -(-self.tiles // groups)))
-        self.together = min(tile.pixels, self.group)
-        self.groups = -(-self.tiles // self.group)
-        stacks = shape.blocks // tile.blocks
-        self.parts = next(n for n in range(min(stacks, -(-PARTS // self.groups)), 0, -1) if stacks % n == 0)
-        self.stacks = stacks // self.parts
+        parts = min(self.stacks, -(-PARTS // self.groups))
+        self.parts = next(count for count in range(parts, 0, -1) if self.stacks % count == 0)
         self.tasks = self.groups * self.parts
         self.parallel = parallel and self.tasks > 1 and self.estimated_us() >= PARALLEL_MIN_US
-        self.channels = shape.source.pixel
 
     def weight_size(self) -> int:
         """Taps, and what is added to outputs."""
         shape = self.shape
-        return shape.blocks * self.isa.lanes * (POSITIONS * shape.words + len(OUTPUT_MAP) ** 2)
+        return shape.blocks * self.isa.lanes * (POSITIONS * shape.words + OUTPUTS)
 
     def task(self, index: Expr) -> None:
         """A group of input tiles, with a part of the output channels."""
         first = T.bind(T.min(index % self.groups * self.group, self.tiles - self.group))
-        part = T.bind(index // self.groups)
-        self.inputs = _stack(POSITIONS * self.group * self.channels, "uint8")
-        self.sums = _stack(POSITIONS * self.group * self.tile.blocks * self.isa.lanes, "int32")
+        stacks = self.stacks // self.parts
+        self.inputs = stack_buffer(POSITIONS * self.group * self.channels, "uint8")
+        self.sums = stack_buffer(POSITIONS * self.group * self.tile.blocks * self.isa.lanes, "int32")
         with T.serial(0, self.group) as tile:
             self._transform(first + tile, tile)
-        with T.serial(0, self.stacks) as stack:
-            block = T.bind(part * self.stacks + stack)
+        with T.serial(0, stacks) as stack:
+            block = T.bind(index // self.groups * stacks + stack)
             with T.serial(0, SIDE) as i, T.serial(0, SIDE) as j:
                 self._multiply(block, i, j)
             with T.serial(0, self.group) as tile, T.serial(0, self.tile.blocks) as n:
                 self._outputs(block * self.tile.blocks + n, first + tile, tile, n)
 
-    def _corner(self, tile: Expr) -> tuple[Expr, Expr]:
-        """First output row and column of a tile."""
-        row, column = tile // self.columns * 2, tile % self.columns * 2
-        if self.pooled:
-            return T.bind(row), T.bind(column)
-        return T.bind(T.min(row, self.shape.out_height - 2)), T.bind(T.min(column, self.shape.out_width - 2))
+    def result(self, value: Expr, place: int, block: Expr) -> Expr:
+        """Y, without what shifts added."""
+        isa, shape = self.isa, self.shape
+        added = shape.blocks * isa.lanes * POSITIONS * shape.words + (block * OUTPUTS + place) * isa.lanes
+        total = T.bind(T.shift_right(value + self._load_weight(added), constant(2, "int32", isa)))
+        if self.epilogue.mode in ("integer", "sums"):
+            return total
+        return T.bind(T.cast(total, vector("float64", isa)))
 
     def _transform(self, number: Expr, tile: Expr) -> None:
         """V of one tile, moved to start at 0."""
-        shape, form = self.shape, self.shape.source
         lanes = 32 if self.channels % 32 == 0 else 16
-        row, column = self._corner(number)
-        corner = T.bind(((row + shape.origin[0]) * form.padded_width + column + shape.origin[1]) * form.pixel)
         added = shifts(self.family.largest)
         with T.serial(0, self.channels // lanes) as part:
-            columns = []
-            for x in range(SIDE):
-                places = [corner + (y * form.padded_width + x) * form.pixel + part * lanes for y in range(SIDE)]
-                columns.append(_input_map([T.bind(self.source[T.ramp(at, 1, lanes)]) for at in places]))
-            for i, line in enumerate(zip(*columns, strict=True)):
-                for j, value in enumerate(_input_map(line)):
-                    moved = value + T.broadcast(T.uint8(int(added[i, j])), lanes)
-                    at = ((i * SIDE + j) * self.group + tile) * self.channels + part * lanes
-                    T.buffer_store(self.inputs, moved, [T.ramp(at, 1, lanes)])
+            for i, j, value in self.transformed(number, part, lanes):
+                moved = value + T.broadcast(T.uint8(int(added[i, j])), lanes)
+                at = ((i * SIDE + j) * self.group + tile) * self.channels + part * lanes
+                T.buffer_store(self.inputs, moved, [T.ramp(at, 1, lanes)])
 
     def _multiply(self, block: Expr, i: Expr, j: Expr) -> None:
         """Sums over channels at one position for all tiles of the group, times what A weighs them with."""
-        turns = -(-self.group // self.together)
-        weight = T.bind(_weight(i) * _weight(j))
+        weight = T.bind(doubled(i) * doubled(j))
         position = T.bind(i * SIDE + j)
-        with T.serial(0, turns) as turn:
+        with T.serial(0, self.turns) as turn:
             tile = T.bind(T.min(turn * self.together, self.group - self.together))
             self._register_tile(block, position, tile, weight)
 
@@ -239,51 +190,10 @@ class WinogradBuilder(ContractionBuilder):
 
     def _outputs(self, block: Expr, number: Expr, tile: Expr, n: Expr) -> None:
         """Four outputs of one vector of channels."""
-        isa, shape = self.isa, self.shape
-        row, column = self._corner(number)
-        lines = []
-        for j in range(SIDE):
-            sums = []
-            for i in range(SIDE):
-                at = (((i * SIDE + j) * self.group + tile) * self.tile.blocks + n) * isa.lanes
-                sums.append(T.bind(self.sums[T.ramp(at, 1, isa.lanes)]))
-            lines.append(_output_map(sums))
-        added = shape.blocks * isa.lanes * POSITIONS * shape.words + block * (4 * isa.lanes)
-        pooled: Expr = None
-        for dy in range(2):
-            for dx, value in enumerate(_output_map([line[dy] for line in lines])):
-                fourfold = value + self._load_weight(added + (2 * dy + dx) * isa.lanes)
-                total = T.bind(T.shift_right(fourfold, constant(2, "int32", isa)))
-                if self.epilogue.mode == "sums":
-                    pixel = (row + dy) * shape.out_width + column + dx
-                    to = (pixel * shape.blocks + block) * isa.lanes
-                    T.buffer_store(self.outputs[0], total, [T.ramp(to, 1, isa.lanes)])
-                    continue
-                result = total
-                if self.epilogue.mode != "integer":
-                    result = T.bind(T.cast(total, vector("float64", isa)))
-                if self.pooled:
-                    pooled = result if pooled is None else T.bind(T.max(pooled, result))
-                else:
-                    self.emitter.emit(result, row + dy, column + dx, block)
-        if pooled is not None:
-            self.emitter.emit(pooled, row // 2, column // 2, block)
+        lanes = self.isa.lanes
 
+        def sums(i: int, j: int) -> Expr:
+            at = (((i * SIDE + j) * self.group + tile) * self.tile.blocks + n) * lanes
+            return self.sums[T.ramp(at, 1, lanes)]
 
-def _input_map(line: Any) -> list[Expr]:
-    """B times four vectors of bytes, modulo 256."""
-    return [T.bind(line[0] - line[2]), T.bind(line[1] + line[2]), T.bind(line[2] - line[1]), T.bind(line[1] - line[3])]
-
-
-def _output_map(line: Any) -> tuple[Expr, Expr]:
-    """A times four vectors whose outer ones are doubled already."""
-    return T.bind(line[0] + line[1] + line[2]), T.bind(line[1] - line[2] - line[3])
-
-
-def _weight(index: Expr) -> Expr:
-    """What A weighs a row or column with, but for its sign: 2, 1, 1, 2."""
-    return T.Select(index * (index - 3) == 0, T.int32(2), T.int32(1))
-
-
-def _stack(count: int, dtype: str) -> Any:
-    return T.alloc_buffer((count,), dtype, scope="global", annotations=STACK)
+        self.emit_tile(block, number, sums)

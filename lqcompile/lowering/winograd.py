@@ -8,13 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from lqcompile.graph.plan import Contraction
+from lqcompile.schedules.winograd import FEWEST_CHANNELS, POOLS
 from lqcompile.schedules.x86_winograd import LARGEST_CODE, LARGEST_SUM, LARGEST_TAP, RANGE, transformed
-
-FEWEST_CHANNELS = 16
-"""Of the input: with fewer, plain byte products are as fast (8 channels on Zen 3: 10.1 us against 11.3)."""
-
-POOLS = ((1, 1), (2, 2))
-"""Fused max-pooling windows: none, or the outputs of a tile."""
 
 
 def fits(contraction: Contraction, pool: tuple[int, int]) -> bool:

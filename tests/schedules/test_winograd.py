@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from compiling import check_equal, compile_plan, missing
+from lqcompile.schedules.packed import Packed
 from lqcompile.schedules.x86_bytes import DotBytes
 from lqcompile.schedules.x86_winograd import WinogradBytes
 from plans import PlanBuilder, random_affine, random_low_bit, random_quantizer
@@ -150,6 +151,40 @@ def test_the_cost_table_takes_them_where_they_are_fastest(weights: tuple[int, ..
     )
     plan = builder.finish(*made)
     assert choose(plan.regions[1].operation, quantizer, "x86-avx2").family == family
+
+
+@needs_avx2
+@pytest.mark.parametrize("seed", range(2))
+def test_float_tiles_are_close_to_the_reference(seed: int) -> None:
+    """Weight-only layers: odd sizes, more channels than a word and fewer, offsets, pooling, all weight bits."""
+    rng = np.random.default_rng([8, seed])
+    channels, outputs = ((37, 20), (96, 41))[seed]
+    height, width = (int(size) for size in rng.integers(2, 24, 2))
+    builder = PlanBuilder(rng, (channels, height, width))
+    geometry = Geometry(kernel=(3, 3), pads=tuple(int(pad) for pad in rng.integers(1, 3, 4)))
+    ends = []
+    for index, pool in enumerate(((), (SQUARE,))):
+        weights = random_low_bit(rng, (outputs, channels, 3, 3), 2 * seed + index + 1, offset=True)
+        ends += builder.contract(builder.input, weights, geometry, (random_affine(rng, outputs, 0.1), *pool))
+    plan = builder.finish(*ends)
+    compiled = compile_plan(plan, TARGET)
+    tiles = [-(-size // 2) for size in plan.regions[0].operation.out_shape[1:]]
+    sizes = {step.region: step.outputs[0].size for step in compiled.program.steps if step.loop == Packed.__name__}
+    assert sizes["region0"] == 16 * tiles[0] * tiles[1] * (-(-channels // 16) * 16)
+    x = rng.normal(size=(2, channels, height, width)).astype(np.float32)
+    check_equal(plan, compiled.load(), x, tolerance=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("change", "tiled"), [({}, True), ({"strides": (2, 1)}, False), ({"dilations": (1, 2)}, False)]
+)
+def test_only_plain_3x3_layers_multiply_float_tiles(change: dict[str, tuple[int, int]], tiled: bool) -> None:
+    rng = np.random.default_rng(9)
+    builder = PlanBuilder(rng, (16, 9, 9))
+    weights = random_low_bit(rng, (16, 16, 3, 3), 1)
+    plan = builder.finish(*builder.contract(builder.input, weights, replace(AROUND, **change), ()))
+    (step,) = (step for step in compile_plan(plan, TARGET).program.steps if step.loop)
+    assert (len(step.outputs) == 2) is tiled
 
 
 def test_the_inner_loop_is_byte_products_in_registers() -> None:
