@@ -16,6 +16,7 @@ from .cuda_space import tensor_space, warp_space
 from .cuda_tensor import TensorWords
 from .cuda_tensor_tile import TensorTile, tensor_tile
 from .cuda_warp import Warp
+from .cuda_wgmma import B1Wgmma, warpgroup_space, warpgroup_tile
 from .formats import Kind
 from .problem import ConvShape, Family, SumRule
 from .space import Space
@@ -32,13 +33,18 @@ def machine(target: Target) -> Warp:
 
 
 def family(isa: Warp, name: str) -> Any:
-    """The kernel family called `name`: ``b1mma``, ``i8mma``, ``popcount``, ``dot8``, ``float`` or ``packed``.
+    """The kernel family called `name`.
+
+    Args:
+        isa: of the machine.
+        name: ``b1mma``, ``b1wgmma``, ``i8mma``, ``popcount``, ``dot8``, ``float`` or ``packed``.
 
     Raises:
         KeyError: there is none.
     """
     makers: dict[str, Callable[[], Any]] = {
         "b1mma": lambda: B1Mma(isa=isa),
+        "b1wgmma": lambda: B1Wgmma(isa=isa),
         "i8mma": lambda: I8Mma(isa=isa),
         "popcount": lambda: Popcount(isa=isa),
         "dot8": lambda: Dot8(isa=isa),
@@ -71,6 +77,8 @@ def tile(
         pool: fused pooling window.
         blocks: 32 channels each, where they are given by packed weights.
     """
+    if isinstance(kind, B1Wgmma):
+        return warpgroup_tile(shape, rule, blocks)
     if isinstance(kind, TensorWords):
         return tensor_tile(shape, rule, blocks)
     count = 1 if blocks is None else blocks
@@ -94,6 +102,8 @@ def space(
         counts: blocks of 32 channels that a tile may have, the best first.
     """
     best = tile(isa, kind, shape, rule, pool, blocks=counts[0])
+    if isinstance(best, TensorTile) and isinstance(kind, B1Wgmma):
+        return warpgroup_space(best, shape, rule)
     if isinstance(best, TensorTile):
         return tensor_space(best, shape, rule, counts)
     held = shape.weight_planes * rule.act_planes * pool[0] * pool[1]

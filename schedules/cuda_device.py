@@ -42,6 +42,11 @@ HELPERS = {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(held[0]), "=r"(held[1]), "=r"(held[2]), "=r"(held[3]) : "r"(place) : "memory");
 }""",
+    "lq_fence_async": """void lq_fence_async() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }""",
+    "lq_wgmma_fence": """void lq_wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }""",
+    "lq_wgmma_commit": """void lq_wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }""",
+    "lq_wgmma_wait": """void lq_wgmma_wait() { asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory"); }""",
+    "lq_settle": """void lq_settle(int* sum) { asm volatile("" : "+r"(*sum) :: "memory"); }""",
     "lq_commit": """void lq_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }""",
 }
 """Device functions by name, without qualifiers."""
@@ -55,6 +60,25 @@ for _size, _cache in ((4, "ca"), (8, "ca"), (16, "cg")):  # only 16 bytes can pa
     HELPERS[f"lq_copy{_size}"] = f"""void lq_copy{_size}(void* target, const void* source) {{
   unsigned int place = static_cast<unsigned int>(__cvta_generic_to_shared(target));
   asm volatile("cp.async.{_cache}.shared.global [%0], [%1], {_size};" :: "r"(place), "l"(source) : "memory");
+}}"""
+
+for _row_bytes, _swizzle in ((128, 1), (64, 2), (32, 3)):
+    HELPERS[f"lq_matrix{_row_bytes}"] = f"""unsigned long long lq_matrix{_row_bytes}(const void* place) {{
+  unsigned long long start = __cvta_generic_to_shared(place) & 0x3ffff;
+  return start >> 4 | {8 * _row_bytes >> 4}ull << 32 | {_swizzle}ull << 62;
+}}"""
+
+for _columns in (32, 64, 128, 256):
+    _sums = _columns // 2
+    _held = ", ".join(f"%{index}" for index in range(_sums))
+    _operands = ", ".join(f'"+r"(sums[{index}])' for index in range(_sums))
+    HELPERS[
+        f"lq_b1wgmma{_columns}"
+    ] = f"""void lq_b1wgmma{_columns}(int* sums, unsigned long long codes, unsigned long long weights) {{
+  asm volatile("{{\\n.reg .pred add;\\nsetp.ne.b32 add, %{_sums + 2}, 0;\\n"
+               "wgmma.mma_async.sync.aligned.m64n{_columns}k256.s32.b1.b1.and.popc {{{_held}}}, "
+               "%{_sums}, %{_sums + 1}, add;\\n}}"
+               : {_operands} : "l"(codes), "l"(weights), "r"(1));
 }}"""
 
 

@@ -10,6 +10,7 @@ fragments (PTX ISA, "Matrix Fragments for mma.m16n8k256" and "... mma.m16n8k32")
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,7 +42,13 @@ class Fragments(Warp):
 
 
 class TensorContraction(WarpContraction):
-    """Emits the tile of a thread block."""
+    """Emits the tile of a thread block.
+
+    Attributes:
+        alignment: of its shared memory, in bytes.
+    """
+
+    alignment = 64
 
     tile: TensorTile
 
@@ -66,7 +73,7 @@ class TensorContraction(WarpContraction):
             with launch(self.rows, self.pixels, self.channels // self.width, block.warps) as grid:
                 self.halos(grid)
                 self.group, self.warp = T.bind(div(WARP, block.group)), T.bind(mod(WARP, block.group))
-                self.shared = T.alloc_buffer((self.shared_bytes(),), "uint8", scope="shared")
+                self.shared = T.alloc_buffer((self.shared_bytes(),), "uint8", scope="shared", align=self.alignment)
                 if self.counted:
                     counts = (self.rule.act_planes * self.height,)
                     self.counts = T.alloc_buffer(counts, "int32", scope="shared")
@@ -332,16 +339,25 @@ class TensorContraction(WarpContraction):
                 local = row if taken == rows else div(row, rows) * taken + mod(row, rows) - first
                 T.buffer_store(tile, value, [local * self.width + column])
 
+            def row_of(local: Expr, first: int = first) -> Expr:
+                return local if taken == rows else div(local, taken) * rows + first + mod(local, taken)
+
             if first:
                 T.evaluate(T.tvm_storage_sync("shared"))
             self.each_sum(sums, range(first // ROWS, (first + taken) // ROWS), put)
             T.evaluate(T.tvm_storage_sync("shared"))
-            self.finish_rows(tile, first, taken)
+            self.finish_rows(tile, taken * self.block.grid[0], row_of)
 
-    def finish_rows(self, tile: Any, first: int, taken: int) -> None:
-        """The epilogue of values in shared memory: a warp a pixel and 32 channels."""
-        rows, window = self.block.fragments[0] * ROWS, self.window
-        vectors = taken * self.block.grid[0] // window * self.tile.blocks
+    def finish_rows(self, tile: Any, count: int, row_of: Callable[[Expr], Expr]) -> None:
+        """The epilogue of values in shared memory: a warp a pixel and 32 channels.
+
+        Args:
+            tile: the values of some rows.
+            count: how many.
+            row_of: number of a row in the tile of the block.
+        """
+        window = self.window
+        vectors = count // window * self.tile.blocks
         with T.serial(0, -(-vectors // self.block.warps)) as turn:
             vector = T.bind(T.min(turn * self.block.warps + WARP, vectors - 1))
             local, n = T.bind(div(vector, self.tile.blocks) * window), T.bind(mod(vector, self.tile.blocks))
@@ -349,7 +365,7 @@ class TensorContraction(WarpContraction):
             for position in range(window):
                 value = tile[(local + position) * self.width + n * LANES + LANE]
                 pooled = T.bind(value if pooled is None else T.max(pooled, value))
-            spot = self.spot(local if taken == rows else div(local, taken) * rows + first + mod(local, taken))
+            spot = self.spot(row_of(local))
             self.emitter.sample = spot.sample
             y, x = T.bind(div(spot.y, self.shape.pool[0])), T.bind(div(spot.x, self.shape.pool[1]))
             self.emitter.emit(pooled, y, x, T.bind(COLUMN * self.tile.blocks + n))

@@ -44,7 +44,8 @@ def compile_emulated(source: str, architecture: str = "") -> DeviceCode:
         f"return emulation::prepare(&{name}, parameters); }}"
         for name in KERNEL.findall(source)
     ]
-    body = "\n".join(['#include "emulation.h"', source.removeprefix(PRELUDE), *entries])
+    parts = ["#define EMULATE_WGMMA"] if "lq_wgmma_wait" in source else []
+    body = "\n".join([*parts, '#include "emulation.h"', source.removeprefix(PRELUDE), *entries])
     return DeviceCode(data=_shared_library(body), usage={})
 
 

@@ -61,6 +61,9 @@ RATES = {
 Targets offer the families of their row; all serve 8-bit and float weights.
 """
 
+MEASURED_FAMILIES = {"cuda-h200": ("b1wgmma",)}
+"""Families that a target offers beside those of its row, and that only measuring chooses: no rate of them is known."""
+
 PAIR_GAINS = {0: 1.25, 2: 1.4, 4: 1.75}
 """Of lut where two planes of codes are looked up at once, over one at a time: by the look-ups of integer levels whose
 bytes can be added, 0 for counts (best times of the 3x3 layers of ResNet-18, W2A2, on Zen 3)."""
@@ -125,7 +128,8 @@ def choose(contraction: Contraction, quantizer: AnyQuantizer | None, target: str
 
     `quantizer` is that of the codes the contraction reads; decoded levels count as float32.
     """
-    families = serving(contraction, quantizer, target)
+    served = serving(contraction, quantizer, target)
+    families = tuple(family for family in served if family not in MEASURED_FAMILIES.get(target, ()))
     if families[0] in FLOAT_FAMILIES:
         return Choice(family=families[0], reason=_float_reason(contraction, quantizer))
     if families == ("dot8",):
@@ -243,8 +247,8 @@ def serving(contraction: Contraction, quantizer: AnyQuantizer | None, target: st
         pairwise.append("lut")
     if "planes" in RATES[target]:
         pairwise.append("planes")
-    if "b1mma" in RATES[target] and tensor_cores.fits(contraction, quantizer):
-        pairwise.append("b1mma")
+    binary = ("b1mma", *MEASURED_FAMILIES.get(target, ())) if "b1mma" in RATES[target] else ()
+    pairwise += [family for family in binary if tensor_cores.fits(family, contraction, quantizer)]
     return (*pairwise, *byte_families) if integer else tuple(pairwise)
 
 

@@ -44,6 +44,7 @@ KINDS: dict[str, Kind] = {
     "lut": "bits",
     "planes": "bits",
     "b1mma": "bits",
+    "b1wgmma": "bits",
     "dot8": "u8",
     "i8mma": "u8",
     "float": "f32",

@@ -7,7 +7,7 @@ from typing import Any
 
 from lqcompile.reporting import words
 
-FAMILIES = ("popcount", "lut", "dot8", "planes", "b1mma", "i8mma", "packed", "float")
+FAMILIES = ("popcount", "lut", "dot8", "planes", "b1mma", "b1wgmma", "i8mma", "packed", "float")
 """Kernel families that have a colour of their own in the style sheet."""
 
 OTHER = "other"

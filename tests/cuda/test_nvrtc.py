@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import re
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from plans import PlanBuilder, random_low_bit, random_quantizer
+from sass import disassemble
 
 from lqcompile.cuda import nvrtc
 from lqcompile.cuda.launches import make_launches
@@ -55,18 +52,6 @@ def layers(target: str) -> str:
 @pytest.fixture(scope="module", params=["cuda-a100", "cuda-h200", "jetson-orin"])
 def compiled(request: pytest.FixtureRequest) -> nvrtc.DeviceCode:
     return compile_cuda(layers(request.param), str(find(request.param).llvm["arch"]))
-
-
-def disassemble(cubin: bytes, path: Path) -> dict[str, str]:
-    """SASS by name of the kernel, by nvdisasm."""
-    path.write_bytes(cubin)
-    beside = next(iter(Path(sys.prefix).glob("lib/python*/site-packages/nvidia/cu13/bin/nvdisasm")), None)
-    program = shutil.which("nvdisasm") or beside
-    if program is None:
-        pytest.skip("there is no nvdisasm (pip install nvidia-cuda-nvdisasm)")
-    done = subprocess.run([program, "-c", path], capture_output=True, text=True, check=True)
-    parts = re.split(r"\.section\s+\.text\.(\w+)", done.stdout)[1:]
-    return dict(zip(parts[::2], parts[1::2], strict=True))
 
 
 def test_sums_stay_in_registers(compiled: nvrtc.DeviceCode) -> None:

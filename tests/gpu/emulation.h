@@ -248,11 +248,21 @@ inline int lq_dot(unsigned int codes, int weights, int sum) {
   return sum;
 }
 
+#ifdef EMULATE_WGMMA
+#include "wgmma.h"
+#else
+namespace emulation {
+inline void copy_begins(const void*) {}
+inline void copy_arrives(const void*) {}
+}  // namespace emulation
+#endif
+
 // cp.async: data arrives when the thread waits for its group, and not before.
 inline void start_copy(void* target, const void* source, size_t size) {
   using namespace emulation;
   if (reinterpret_cast<uintptr_t>(target) % size || reinterpret_cast<uintptr_t>(source) % size)
     fail("an asynchronous copy between addresses that are not aligned to its size");
+  copy_begins(target);
   current->open.push_back({target, source, size});
 }
 inline void lq_copy4(void* target, const void* source) { start_copy(target, source, 4); }
@@ -265,7 +275,10 @@ inline void lq_commit() {
 inline void wait_groups(size_t left) {
   auto& groups = emulation::current->groups;
   while (groups.size() > left) {
-    for (const auto& copy : groups.front()) std::memcpy(copy.target, copy.source, copy.size);
+    for (const auto& copy : groups.front()) {
+      std::memcpy(copy.target, copy.source, copy.size);
+      emulation::copy_arrives(copy.target);
+    }
     groups.erase(groups.begin());
   }
 }
