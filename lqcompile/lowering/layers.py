@@ -156,7 +156,7 @@ class _Lowering:
         )
         self.exact = is_exact(operation, layer.quantizer) and layer.family not in FLOAT_FAMILIES
         self.mode = mode or self._mode()
-        packed = pack_weights(self.sums, self.mode, schedule, self.isa, depthwise=self._is_depthwise())
+        packed = pack_weights(self.sums, self.mode, schedule, self.isa, depthwise=self._is_depthwise(), pool=self.pool)
         self.family, self.rule, self.words, self.basis = packed.family, packed.rule, packed.words, packed.basis
         self.shape = self._shape()
         self.corrections = self.sums.corrections(self.family.surplus(self.words, self.shape))
