@@ -44,11 +44,12 @@ def open_torch(
 
     torch.backends.cudnn.benchmark = True  # let cuDNN find its fastest kernels, as a user who cares would
     module: Any = torch_network(model).cuda()
-    what = "float16"
     if name in (INT8, INT8_COMPILED):
         counts = to_int8(module, [torch.from_numpy(array).cuda() for array in calibration.values()])
         what = f"int8 by torch._int_mm (cuBLASLt; im2col) in {counts[0]} layers, float16 in {counts[1]} and between"
-    module = module.half().to(memory_format=torch.channels_last)
+    else:
+        module, what = module.half(), "float16"
+    module = module.to(memory_format=torch.channels_last)
     held = [_laid_out(torch, array) for array in inputs.values()]
     called: Callable[..., Any] = module
     if name in (FP16_COMPILED, INT8_COMPILED):

@@ -20,6 +20,7 @@ import fake_cuda  # noqa: E402
 
 from lqcompile.float_twin import derive_float_twin  # noqa: E402
 from lqcompile.gpu_bench import opening, torch_peers  # noqa: E402
+from lqcompile.gpu_bench.int8 import Int8Layer  # noqa: E402
 from lqcompile.gpu_bench.opening import PEERS, open_peers  # noqa: E402
 
 
@@ -61,6 +62,8 @@ def test_torch_runs_the_network_as_one_graph(name: str, twin: onnx.ModelProto, m
     expected = reference(twin)
     (found,) = peer.outputs()
     np.testing.assert_allclose(found, expected, atol=0.05 * np.abs(expected).max())
+    for layer in (layer for module in compiled for layer in module.modules() if isinstance(layer, Int8Layer)):
+        assert (layer.weight.dtype, layer.scale.dtype) == (torch.int8, torch.float32), "small scales are 0 in float16"
     words = "int8 by torch._int_mm (cuBLASLt; im2col) in 2 layers, float16 in 0 and between" if "int8" in name else ""
     assert (words or "float16") in peer.what and ("torch.compile" in peer.what) == name.endswith("-compiled")
 
