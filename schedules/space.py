@@ -41,6 +41,12 @@ class Space:
         """The tile number `tile` with its knobs set."""
         return replace(self.tiles[tile], **values)
 
+    def neighbours(self) -> list[Tile]:
+        """The points that differ from the first one in one decision: knobs before tiles, in order of their values."""
+        first = {name: values[0] for name, values in self.knobs.items()}
+        knobs = [self.choose(0, first | {name: value}) for name, values in self.knobs.items() for value in values[1:]]
+        return [*knobs, *(self.choose(index, first) for index in range(1, len(self.tiles)))]
+
     def place(self, tile: Tile) -> tuple[int, dict[str, int]] | None:
         """Number of the tile and values of the knobs that `choose` makes `tile` of; None if it is not offered."""
         fields = asdict(tile)

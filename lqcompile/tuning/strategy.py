@@ -30,6 +30,9 @@ GENERATIONS = 3
 RANDOM_PART = 0.2
 """Of each batch, against a cost model that is wrong about what it has not seen."""
 
+FIRST_GUESSES = 4
+"""Of each task before any other trial: the cost table's choice, and what is most likely to be faster."""
+
 MOST_EMPTY = 4
 """Batches without anything new, after which a design space counts as exhausted."""
 
@@ -69,7 +72,7 @@ class Redecide(PyMutator):  # type: ignore[misc]
 
 @derived_object
 class GuidedSearch(PySearchStrategy):  # type: ignore[misc]
-    """Hands out a task's guesses as the first batch; what was measured before is never handed out.
+    """Hands out a task's guesses first, in batches; what was measured before is never handed out.
 
     Args:
         task: to search for.
@@ -80,7 +83,8 @@ class GuidedSearch(PySearchStrategy):  # type: ignore[misc]
     def __init__(self, task: Task, ledger: Ledger, control: Control) -> None:
         super().__init__()
         self._task, self._ledger, self._control = task, ledger, control
-        self._guessed = False
+        self._guesses = list(task.guesses)
+        self._batch = FIRST_GUESSES
         self._inner = EvolutionarySearch(
             population_size=POPULATION,
             init_measured_ratio=0.3,
@@ -102,6 +106,7 @@ class GuidedSearch(PySearchStrategy):  # type: ignore[misc]
         cost_model: Any = None,
     ) -> None:
         """Begin."""
+        self._per_batch = num_trials_per_iter
         self._inner.pre_tuning(max_trials, num_trials_per_iter, design_spaces, database, cost_model)
 
     def post_tuning(self) -> None:
@@ -112,11 +117,12 @@ class GuidedSearch(PySearchStrategy):  # type: ignore[misc]
         """The next batch; None when the budget is spent or nothing new is found."""
         if self._control.stops():
             return None
-        if not self._guessed:
-            self._guessed = True
-            guesses = [place(self._module, self._task.spaces, guess) for guess in self._task.guesses]
+        while self._guesses:
+            batch, self._guesses = self._guesses[: self._batch], self._guesses[self._batch :]
+            self._batch = max(self._batch, self._per_batch)
+            placed = [place(self._module, self._task.spaces, guess) for guess in batch]
             arguments = ArgInfo.from_entry_func(self._module)
-            fresh = self._new([MeasureCandidate(guess, arguments) for guess in guesses if guess is not None])
+            fresh = self._new([MeasureCandidate(guess, arguments) for guess in placed if guess is not None])
             if fresh:
                 return fresh
         for _ in range(MOST_EMPTY):

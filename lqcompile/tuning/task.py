@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from lqcompile.errors import TuningError
 from lqcompile.graph.plan import Plan, Region
-from lqcompile.lowering.choose import Candidate, serving
+from lqcompile.lowering.choose import Candidate, choose, serving
 from lqcompile.lowering.layers import Layer, layer_space, layer_tiles
 from lqcompile.lowering.lower import contraction_layers
 from lqcompile.records.instance import Instance, contraction_instances, digest
@@ -21,6 +21,13 @@ from lqcompile.records.key import Key
 from lqcompile.schedules.space import Space
 from lqcompile.target import Target
 from lqcompile.trials import Values, expected_integers, sample_values, with_family
+
+NEAR = 1.5
+"""Families whose estimated time is at most so many times that of the cost table's choice are tried before its other
+tiles."""
+
+NEIGHBOURS = 8
+"""Points around the cost table's choice that are tried first."""
 
 SOURCE = "source"
 """Start of the keys of the tensors that the kernels of a task read."""
@@ -110,15 +117,15 @@ def _make_task(
     schedule = importlib.import_module(f"lqcompile.schedules.{target.schedule}")
     alone = _alone(plan, layer.region)
     spaces: dict[str, Space] = {}
-    guesses: dict[Candidate, None] = {}
+    halved: dict[str, list[Candidate]] = {}
     families = serving(layer.operation, layer.quantizer, target.name)
     for family in sorted(families, key=lambda family: family != layer.family):
         variant = with_family(plan, layer, family, SOURCE)
-        spaces[family] = layer_space(variant, target, schedule)
-        guesses[Candidate(family=family, tile=spaces[family].tiles[0])] = None
-        for tile in layer_tiles(variant, target, schedule):
-            if spaces[family].place(tile) is not None:
-                guesses[Candidate(family=family, tile=tile)] = None
+        space = spaces[family] = layer_space(variant, target, schedule)
+        tiles = layer_tiles(variant, target, schedule)
+        halved[family] = [Candidate(family=family, tile=tile) for tile in tiles if space.place(tile) is not None]
+    estimates = dict(choose(layer.operation, layer.quantizer, target.name).estimates)
+    guesses = _guesses(layer.family, spaces, estimates, halved)
     values = sample_values(plan, [layer.region])
     return Task(
         name=name,
@@ -129,10 +136,31 @@ def _make_task(
         key=key,
         instance=instance,
         spaces=spaces,
-        guesses=tuple(guesses),
+        guesses=guesses,
         values=values,
         expected=expected_integers(plan, layer.region, values),
     )
+
+
+def _guesses(
+    chosen: str,
+    spaces: Mapping[str, Space],
+    estimates: Mapping[str, float],
+    halved: Mapping[str, Sequence[Candidate]],
+) -> tuple[Candidate, ...]:
+    """What to measure first, the most promising before the others.
+
+    Args:
+        chosen: family that the cost table picks.
+        spaces: design space by family.
+        estimates: time by family, as a multiple of the least; of those that the table compares.
+        halved: by family what `build --select measure` would try.
+    """
+    defaults = {family: Candidate(family=family, tile=space.tiles[0]) for family, space in spaces.items()}
+    near = [defaults[family] for family in spaces if family != chosen and estimates.get(family, NEAR) <= NEAR]
+    around = [Candidate(family=chosen, tile=tile) for tile in spaces[chosen].neighbours()[:NEIGHBOURS]]
+    rest = [*halved[chosen], *defaults.values(), *(item for group in halved.values() for item in group)]
+    return tuple(dict.fromkeys([defaults[chosen], *near, *around, *rest]))
 
 
 def _alone(plan: Plan, region: Region) -> Plan:
