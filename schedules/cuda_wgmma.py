@@ -22,7 +22,7 @@ from .cuda_tensor_tile import CHUNKS, ROWS, SLICE_BYTES, STAGES, WORDS, Block, T
 from .cuda_warp import COLUMN, div
 from .epilogue import Epilogue
 from .isa import Expr
-from .problem import ConvShape, SumRule
+from .problem import ConvShape, SumRule, Tile
 from .space import Space, distinct
 
 GROUP_ROWS = 64
@@ -71,6 +71,7 @@ class WarpgroupContraction(TensorContraction):
     """Emits the tile of a thread block."""
 
     alignment = ALIGNMENT
+    block: WarpgroupBlock
 
     def __init__(
         self, isa: Any, family: Any, shape: ConvShape, tile: TensorTile, rule: SumRule, epilogue: Epilogue
@@ -155,7 +156,7 @@ class B1Wgmma(TensorWords):
     weight_dtype: str = "uint32"
     instruction: str = "lq_b1wgmma"
 
-    def fewer(self, shape: ConvShape, rule: SumRule, tile: TensorTile) -> None:
+    def fewer(self, shape: ConvShape, rule: SumRule, tile: Tile) -> None:
         """No other tile for launches of few samples."""
 
 
