@@ -60,6 +60,7 @@ def tune(
     from lqcompile.target import find, with_samples
     from lqcompile.tuning.boards import open_pool
     from lqcompile.tuning.budget import parse_budget
+    from lqcompile.tuning.guard import guard
     from lqcompile.tuning.tune import check_extra
     from lqcompile.tuning.tune import tune as tune_plan
 
@@ -85,11 +86,15 @@ def tune(
             watch=watch,
             make_executor=None if boards is None else lambda: open_pool(boards, variant, where, say),
         )
+    verdict = None
+    if boards is None:
+        result, verdict = guard(result, model, variant, folder)
     with progress_bar(f"Building {model.name}") as move:
         built = build(
             model, target=target, output=artifact, records=[folder], cpu_model=where.cpu, batch=batch, progress=move
         ).to_json()
     report = {**result.to_json(), "work_dir": str(folder), "artifact": str(artifact), "build": built}
+    report["network"] = None if verdict is None else verdict.to_json()
     if json_output:
         print_json(report)
     else:
@@ -228,7 +233,17 @@ def show_tuning(report: dict[str, Any]) -> None:
         f"{report['trials']} trials{earlier} in {duration(report['seconds'])}. Times compare both kernels in one "
         f"interleaved run; a layer without a clear gain keeps the cost table's kernel. Records: {report['work_dir']}"
     )
+    if report["network"] is not None:
+        print_text(network_words(report["network"]))
     show_records(report["build"]["records"])
+
+
+def network_words(verdict: dict[str, Any]) -> str:
+    """What the records do to the network as a whole, in one line."""
+    times = f"{verdict['gain']:.3f} x as fast as without (+- {verdict['uncertainty']:.1%}), in one interleaved run"
+    if verdict["kept"]:
+        return f"With these kernels the network runs {times}."
+    return f"With the faster kernels the network runs only {times}: their records were dropped."
 
 
 def kernel_words(timed: dict[str, Any]) -> str:
