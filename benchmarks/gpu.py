@@ -78,6 +78,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--results", type=Path, default=ROOT / "build" / "gpu" / "results.json", help="JSON file")
     parser.add_argument("--cache", type=Path, default=ROOT / "build" / "gpu" / "models", help="models and artifacts")
     parser.add_argument("--target", choices=TARGETS, help="what to build for (default: the first that the GPU runs)")
+    parser.add_argument(
+        "--select",
+        choices=["table", "measure"],
+        default="table",
+        help="how kernels are chosen; 'measure' tries warpgroups too (take another --results file for it)",
+    )
     parser.add_argument("--limit", type=float, default=480.0, metavar="SECONDS", help="nothing begins that ends later")
     parser.add_argument("--networks", nargs="*", default=list(whole.NETWORKS))
     parser.add_argument("--batches", nargs="+", type=int, default=list(whole.BATCHES))
@@ -95,11 +101,11 @@ def prepare(options: argparse.Namespace) -> None:
     for size in options.sizes:
         for bits in gemm.BITS:
             tell(f"preparing: product of {size}, W{bits[0]}A{bits[1]}")
-            gemm.gemm_artifact(size, bits, options.target, options.cache)
+            gemm.gemm_artifact(size, bits, options.target, options.cache, options.select)
     for network in options.networks:
         for bits in widths(options):
             tell(f"preparing: {network} W{bits[0]}A{bits[1]}")
-            whole.artifact(network, bits, options.target, options.image_size, options.cache)
+            whole.artifact(network, bits, options.target, options.image_size, options.cache, options.select)
 
 
 def measure(options: argparse.Namespace) -> bool:
@@ -115,6 +121,7 @@ def measure(options: argparse.Namespace) -> bool:
         "gpu": gpu.name,
         "driver": gpu.driver,
         "target": options.target,
+        "select": options.select,
         "lqcompile": importlib.metadata.version("lqcompile"),
         "torch": "none that can use the GPU" if torch is None else torch.__version__,
     }
@@ -126,7 +133,9 @@ def measure(options: argparse.Namespace) -> bool:
             results.add("peaks", name, peak, time.monotonic() - start)
     peaks = results.data["peaks"]
     products = {
-        str(size): functools.partial(gemm.measure_gemm, torch, size, options.target, options.cache, GEMM_ROUNDS, peaks)
+        str(size): functools.partial(
+            gemm.measure_gemm, torch, size, options.target, options.cache, GEMM_ROUNDS, peaks, options.select
+        )
         for size in options.sizes
     }
     networks = {
@@ -183,7 +192,9 @@ def cells(results: Results, deadline: Deadline, part: str, measures: dict[str, C
 def artifacts(options: argparse.Namespace, network: str) -> dict[str, Path]:
     """Name of each width to its artifact, built where it is not there."""
     return {
-        f"W{bits[0]}A{bits[1]}": whole.artifact(network, bits, options.target, options.image_size, options.cache)
+        f"W{bits[0]}A{bits[1]}": whole.artifact(
+            network, bits, options.target, options.image_size, options.cache, options.select
+        )
         for bits in widths(options)
     }
 

@@ -19,7 +19,7 @@ from onnx import helper, numpy_helper
 
 from gpu_series.clock import in_turns, torch_timer
 from gpu_series.peak_kernels import B1, FP16, INT8
-from lqcompile.build import build
+from lqcompile.build import Selection, build
 from lqcompile.cuda.model import CudaModel
 from lqcompile.encoding import activation_levels, midpoint_thresholds
 from lqcompile.graph import functions
@@ -91,13 +91,13 @@ def gemm_model(size: int, weight_bits: int, act_bits: int, seed: int) -> onnx.Mo
     return model
 
 
-def gemm_artifact(size: int, bits: tuple[int, int], target: str, folder: Path) -> Path:
+def gemm_artifact(size: int, bits: tuple[int, int], target: str, folder: Path, select: Selection = "table") -> Path:
     """The artifact of a product, built unless the folder has it; beside it ``.onnx``, its model."""
-    path = folder / f"gemm_{size}_w{bits[0]}a{bits[1]}_{target}.tar"
+    path = folder / f"gemm_{size}_w{bits[0]}a{bits[1]}_{target}{'' if select == 'table' else '_measured'}.tar"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
         onnx.save(gemm_model(size, *bits, seed=0), path.with_suffix(".onnx"))
-        build(path.with_suffix(".onnx"), target=target, output=path)
+        build(path.with_suffix(".onnx"), target=target, output=path, select=select, batch=1)
     return path
 
 
@@ -133,7 +133,13 @@ def timer(model: CudaModel, repeats: int) -> Callable[[], float]:
 
 
 def measure_gemm(
-    torch: Any, size: int, target: str, folder: Path, rounds: int, peaks: Mapping[str, Any]
+    torch: Any,
+    size: int,
+    target: str,
+    folder: Path,
+    rounds: int,
+    peaks: Mapping[str, Any],
+    select: Selection = "table",
 ) -> dict[str, dict[str, Any]]:
     """Products of one size with all numbers of bits, beside int8 and float16, all in turns.
 
@@ -144,6 +150,7 @@ def measure_gemm(
         folder: of artifacts.
         rounds: readings of each.
         peaks: of this GPU (`gpu_series.peaks.measure_peaks`).
+        select: how kernels are chosen.
 
     Returns:
         for each of ours ``W1A1`` and so on: times, codes that differ, and parts of the peak; and for each of torch's.
@@ -154,7 +161,7 @@ def measure_gemm(
     fastest = max(peak["best"] for peak in peaks.values() if peak["unit"] == "MAC/s")
     models = []  # they must live as long as they are timed
     for bits in BITS:
-        path = gemm_artifact(size, bits, target, folder)
+        path = gemm_artifact(size, bits, target, folder, select)
         model = load(path)
         if not isinstance(model, CudaModel):
             raise TypeError(f"{path}: found an artifact for another machine")

@@ -16,7 +16,7 @@ import onnx
 from network_bench.models import model_file
 
 from gpu_series.gemm import of_peak
-from lqcompile.build import build
+from lqcompile.build import Selection, build
 from lqcompile.cuda.model import CudaModel
 from lqcompile.errors import InputError
 from lqcompile.float_twin import derive_float_twin
@@ -38,13 +38,20 @@ LAYER_S = 2e-3
 MOST_REPEATS = 100
 
 
-def artifact(network: str, bits: tuple[int, int], target: str, image_size: int | None, folder: Path) -> Path:
+def artifact(
+    network: str,
+    bits: tuple[int, int],
+    target: str,
+    image_size: int | None,
+    folder: Path,
+    select: Selection = "table",
+) -> Path:
     """The artifact of a network, built unless the folder has it; its model is beside it."""
     size = "" if image_size is None else f"_{image_size}"
     place = folder / f"{network}{size}_w{bits[0]}a{bits[1]}"
-    path = place / f"{target}.tar"
+    path = place / f"{target}{'' if select == 'table' else '_measured'}.tar"
     if not path.exists():
-        build(model_file(network, *bits, image_size, place), target=target, output=path)
+        build(model_file(network, *bits, image_size, place), target=target, output=path, select=select)
     return path
 
 
