@@ -21,7 +21,7 @@ from plans import (
 )
 
 from lqcompile.graph.plan import Contraction, Geometry, MaxPool, Plan
-from lqcompile.lowering.choose import serving
+from lqcompile.lowering.choose import MEASURED_FAMILIES, serving
 
 sys.path.append(str(Path(__file__).parent / "schedules"))
 from test_join import joined_codes
@@ -82,7 +82,26 @@ def tiles_case(target: str, *, seed: int) -> Case:
         families[builder.regions[-1].name] = family
     image = builder.quantized_input(random_uniform(rng, "int8"))
     around = Geometry(kernel=(3, 3), pads=(1, 0, 1, 2), dilations=(2, 1))
-    ends += builder.contract(image, random_int8(rng, (40, 128, 3, 3)), around, (random_affine(rng, 40, 0.01),))
+    triple = MaxPool(kernel=(1, 3), strides=(1, 3), pads=(0, 0, 0, 0))
+    ends += builder.contract(image, random_int8(rng, (40, 128, 3, 3)), around, (random_affine(rng, 40, 0.01), triple))
+    return Case(plan=builder.finish(*ends), x=builder.held["x"], families=families)
+
+
+def warpgroups_case(target: str, *, seed: int) -> Case:
+    """Families that only measuring chooses, `b1mma` where there are none: offsets, groups, pooling, parts of values."""
+    rng = np.random.default_rng(seed)
+    ends, families = [], {}
+    builder = Sampled(rng, (66, 6, 9))
+    for bits, outputs, integer, group, stages in (
+        ((2, 2), 128, False, 1, (SQUARE,)),
+        ((1, 2), 34, True, 2, ()),
+    ):
+        codes = builder.quantized_input(random_quantizer(rng, bits[1], integer=integer, offset=True))
+        geometry = Geometry(kernel=(3, 2), pads=(1, 0, 2, 1), strides=(1, group), group=group)
+        weights = random_low_bit(rng, (outputs, 66 // group, 3, 2), bits[0], integer=integer, offset=group == 1)
+        own = (random_affine(rng, outputs, 0.2), *stages)
+        ends += builder.contract(codes, weights, geometry, own, ((random_quantizer(rng, 2), False, ()),))
+        families[builder.regions[-1].name] = MEASURED_FAMILIES.get(target, ("b1mma",))[0]
     return Case(plan=builder.finish(*ends), x=builder.held["x"], families=families)
 
 
@@ -138,6 +157,7 @@ CASES: dict[str, Callable[[str], Case]] = {
     "tails": partial(tails_case, seed=5),
     "tiles of tensor cores": partial(tiles_case, seed=2),
     "an image and a linear layer": partial(image_case, seed=4),
+    "warpgroups": partial(warpgroups_case, seed=1),
     "network of integers": partial(network_case, integer=True, seed=5),
     "joined codes": partial(joined_case, seed=1),
     "float, weight-only and depthwise": partial(unusual_case, seed=3),
