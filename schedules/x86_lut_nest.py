@@ -103,10 +103,11 @@ class PairLookupBuilder(ContractionBuilder):
         steps = self.family.pixel_steps(shape)
         start = workspace_size(shape, self.rule)
         byte, wide = f"uint8x{lanes}", f"int32x{lanes}"
-        pixels = form.padded_height * form.padded_width
-        with T.serial(0, pixels) as pixel:
+
+        def rows_of(pixel: Expr) -> None:
             # Behind the last pixel there is no neighbour, and nobody uses what would be its sums.
-            other = T.bind(T.min(pixel + shape.strides[1], pixels - 1)) if self.family.pairs_pixels else pixel
+            last = form.padded_height * form.padded_width - 1
+            other = T.bind(T.min(pixel + shape.strides[1], last)) if self.family.pairs_pixels else pixel
             for pair in range(self.family.plane_pairs):
                 with T.serial(0, count // lanes) as part:
                     at = T.bind(pixel * form.pixel + 2 * pair * count + part * lanes)
@@ -126,6 +127,15 @@ class PairLookupBuilder(ContractionBuilder):
                         table = T.broadcast(T.int32(pair * ROWS * ROW_BYTES if self.levels else 0), lanes)
                         offset = T.cast(T.reinterpret(byte, rows), wide) * T.broadcast(T.int32(ROW_BYTES), lanes)
                         T.buffer_store(self.counts, offset + table, [T.ramp(to, 1, lanes)])
+
+        if shape.kernel == (1, 1):
+            # Strides leave out most pixels.
+            with T.serial(0, shape.out_height) as y, T.serial(0, shape.out_width) as x:
+                row = y * shape.strides[0] + shape.origin[0]
+                rows_of(T.bind(row * form.padded_width + x * shape.strides[1] + shape.origin[1]))
+        else:
+            with T.serial(0, form.padded_height * form.padded_width) as pixel:
+                rows_of(pixel)
 
     def popcount(self, pixel: Expr, plane: int) -> Expr:
         """Ones in a plane of a pixel; of levels, the sum of its codes."""
