@@ -156,14 +156,23 @@ class Block:
         return min(self.tile.stages, self.room // (self.tile.split * self.stage_bytes))
 
     def fits(self, stages: int) -> bool:
-        """Whether the sums fit the registers, and so many chunks for each group the shared memory."""
-        return self.sums(self.grid) <= ACCUMULATORS and self.stages >= stages
+        """Whether the sums fit the registers, and so many chunks for each group the shared memory.
+
+        Values of a pooling window pass through shared memory together. Windows of three pixels end within fragments:
+        all values of such a tile must fit at once.
+        """
+        windows = ROWS % self.window == 0 or 8 * self.height * self.width <= self.room
+        return self.sums(self.grid) <= ACCUMULATORS and self.stages >= stages and windows
+
+    @property
+    def window(self) -> int:
+        """Pixels of a pooling window."""
+        return self.shape.pool[0] * self.shape.pool[1]
 
     def of_samples(self, samples: int) -> int:
         """Thread blocks of a launch."""
-        window = self.shape.pool[0] * self.shape.pool[1]
         rows = samples * self.shape.tile_rows * self.shape.tile_columns
-        return -(-rows // (self.height // window)) * -(-self.shape.blocks // self.tile.blocks)
+        return -(-rows // (self.height // self.window)) * -(-self.shape.blocks // self.tile.blocks)
 
 
 def tensor_tile(shape: ConvShape, rule: SumRule, blocks: int | None) -> TensorTile:
@@ -236,8 +245,7 @@ def fewer_tile(
 def most_samples(block: Block, blocks: int) -> int:
     """The most samples of which a launch has at most so many thread blocks; 0 where one sample has more."""
     columns = -(-block.shape.blocks // block.tile.blocks)
-    window = block.shape.pool[0] * block.shape.pool[1]
-    pixels = blocks // columns * (block.height // window)
+    pixels = blocks // columns * (block.height // block.window)
     return pixels // (block.shape.tile_rows * block.shape.tile_columns)
 
 

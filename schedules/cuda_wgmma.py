@@ -17,7 +17,8 @@ from tvm.script.ir_builder import tirx as T
 
 from .combine import combine
 from .cuda_device import device_call
-from .cuda_tensor import Fragments, TensorContraction, TensorWords
+from .cuda_tensor import TensorContraction, TensorWords
+from .cuda_tensor_sums import Fragments
 from .cuda_tensor_tile import CHUNKS, ROWS, SLICE_BYTES, STAGES, WORDS, Block, TensorTile
 from .cuda_warp import COLUMN, div
 from .epilogue import Epilogue

@@ -47,6 +47,7 @@ def check(block: Block) -> None:
     shared = block.tile.split * block.stages * block.stage_bytes + 4 * block.rule.act_planes * block.height
     added = (block.tile.split - 1) * block.height * block.width * 4
     assert block.stages >= 2 and shared <= SHARED_BYTES and added <= block.room
+    assert 16 % block.window == 0 or block.height * block.width * 8 <= SHARED_BYTES
     assert block.sums(block.grid) <= ACCUMULATORS and block.warps <= MOST_WARPS
     assert all(count > 0 for count in block.fragments) and block.fragments[1] % 2 == 0
     assert block.fragments[0] * 16 * block.grid[0] == block.height
