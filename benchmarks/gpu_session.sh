@@ -50,9 +50,15 @@ step() {
   esac
 }
 
+# Clocks and temperature, between the steps: a GPU that is hot or held back is slower.
+state() {
+  command -v nvidia-smi >/dev/null || return 0
+  nvidia-smi --query-gpu=clocks.sm,clocks.mem,power.draw,temperature.gpu,clocks_event_reasons.active --format=csv,noheader
+}
+
 failed=()
 for name in "${STEPS[@]}"; do
-  echo "== $name ($(date -u +%H:%M:%S))"
+  echo "== $name ($(date -u +%H:%M:%S)) $(state)" | tee -a "$FOLDER/session.log"
   step "$name" 2>&1 | tee "$FOLDER/$name.log" || failed+=("$name")
 done
 echo "Results and logs are in $FOLDER"

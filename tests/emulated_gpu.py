@@ -31,6 +31,7 @@ FOLDER = Path(__file__).parent / "gpu"
 KERNEL = re.compile(r'extern "C" __global__ void (?:__launch_bounds__\(\d+\) )?(\w+)\(.*\) \{$', re.M)
 
 SETTINGS = {"devices": 1, "driver": 13000, "major": 9, "minor": 0, "free": 1 << 32, "load": 0, "launch": 0, "clock": 0}
+SETTINGS |= {"init": 0}
 """What the driver tells, by name; `Driver.set` changes it."""
 
 

@@ -65,6 +65,7 @@ extern "C" __global__ void __launch_bounds__({THREADS}) {name}({kind}* results, 
   for (int index = 0; index < 4; ++index) a[index] = data[index * {THREADS} + threadIdx.x];
   for (int index = 0; index < 2; ++index) b[index] = data[(4 + index) * {THREADS} + threadIdx.x];
   {kind} sums[{CHAINS}][4] = {{}};
+#pragma unroll 1
   for (int round = 0; round < rounds; ++round) {{
 #pragma unroll
     for (int turn = 0; turn < {UNROLLED}; ++turn) {{
@@ -108,6 +109,7 @@ extern "C" __global__ void __launch_bounds__({THREADS}, 1) {name}({kind}* result
   unsigned long long strides = (8ull << 16) | (16ull << 32);
   unsigned long long a = strides | ((start >> 4) & 0x3fff), b = strides | (((start + 64 * 32) >> 4) & 0x3fff);
   {kind} sums[{sums}] = {{}};
+#pragma unroll 1
   for (int round = 0; round < rounds; ++round) {{
     asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
 #pragma unroll
@@ -141,6 +143,7 @@ extern "C" __global__ void __launch_bounds__({THREADS}) read_memory(uint4* resul
   uint4 sum = {{0, 0, 0, 0}};
   long long place = static_cast<long long>(blockIdx.x) * {THREADS} + threadIdx.x;
   long long step = static_cast<long long>(gridDim.x) * {THREADS};
+#pragma unroll 1
   for (int round = 0; round < rounds; ++round) {{
     uint4 held[{VECTORS}];
 #pragma unroll
@@ -158,6 +161,7 @@ _COPY = f"""
 extern "C" __global__ void __launch_bounds__({THREADS}) copy_memory(uint4* results, const uint4* data, int rounds) {{
   long long place = static_cast<long long>(blockIdx.x) * {THREADS} + threadIdx.x;
   long long step = static_cast<long long>(gridDim.x) * {THREADS};
+#pragma unroll 1
   for (int round = 0; round < rounds; ++round) {{
     uint4 held[{VECTORS}];
 #pragma unroll

@@ -20,7 +20,7 @@ LIBRARY = "libcuda.so.1"
 OLDEST_DRIVER = 13000
 """What `cuDriverGetVersion` gives for CUDA 13.0, with which device code is compiled (R580)."""
 
-OUT_OF_MEMORY, NO_DEVICE, NO_BINARY = 2, 100, 209
+OUT_OF_MEMORY, NO_DEVICE, NO_BINARY, NEWER_PTX = 2, 100, 209, 222
 """CUresult values that have messages of their own."""
 
 MULTIPROCESSORS, MAJOR, MINOR = 16, 75, 76
@@ -64,7 +64,11 @@ class Gpu:
             raise DeviceError(
                 "CUDA: the driver found no GPU, expected one; look at 'nvidia-smi' and CUDA_VISIBLE_DEVICES"
             )
-        self._check(status, "cuInit")
+        if status:
+            raise DeviceError(
+                f"CUDA: the driver does not start: found error {status} ({self._meaning(status)}), expected none; look "
+                "at 'nvidia-smi', and restart the machine after an update of the driver"
+            )
         version = ctypes.c_int()
         self._call("cuDriverGetVersion", ctypes.byref(version))
         if version.value < OLDEST_DRIVER:
@@ -148,6 +152,11 @@ class Gpu:
                 f"{subject}: found no code for compute capability {self.capability[0]}.{self.capability[1]} "
                 f"({self.name}), expected it; build the model again with a --target for this GPU"
             )
+        if status == NEWER_PTX:
+            raise DeviceError(
+                f"{subject}: found PTX of a newer CUDA than the driver's ({self.driver}), expected one that it knows; "
+                "update the NVIDIA driver, or build with a --target of machine code for this GPU"
+            )
         self._check(status, "cuModuleLoadData")
         return module
 
@@ -213,11 +222,20 @@ class Gpu:
         self._check(getattr(self._cuda, name)(*arguments), name)
 
     def _check(self, status: int, name: str) -> None:
+        if status == OUT_OF_MEMORY:
+            raise DeviceError(
+                f"CUDA ({name}): found the memory of the GPU full, expected room; close other programs, or run fewer "
+                "samples at a time"
+            )
         if status:
-            text = ctypes.c_char_p()
-            self._cuda.cuGetErrorString(status, ctypes.byref(text))
-            meaning = (text.value or b"unknown").decode(errors="replace")
-            raise DeviceError(f"CUDA ({name}): found error {status} ({meaning}), expected none; report this as a bug")
+            raise DeviceError(
+                f"CUDA ({name}): found error {status} ({self._meaning(status)}), expected none; report this as a bug"
+            )
+
+    def _meaning(self, status: int) -> str:
+        text = ctypes.c_char_p()
+        self._cuda.cuGetErrorString(status, ctypes.byref(text))
+        return (text.value or b"unknown").decode(errors="replace")
 
 
 def _version(number: int) -> str:

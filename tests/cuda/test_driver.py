@@ -61,6 +61,36 @@ def test_a_driver_that_is_too_old(gpu: emulated_gpu.Driver, artifact: Path) -> N
     assert message(error) == ("CUDA: found a driver for CUDA 12.6, expected 13.0 or later; update the NVIDIA driver")
 
 
+def test_a_driver_that_does_not_start(gpu: emulated_gpu.Driver, artifact: Path) -> None:
+    gpu.set(init=803)
+    with pytest.raises(DeviceError) as error:
+        load(artifact)
+    assert message(error) == (
+        "CUDA: the driver does not start: found error 803 (made up), expected none; look at 'nvidia-smi', and restart "
+        "the machine after an update of the driver"
+    )
+
+
+def test_ptx_that_is_too_new(gpu: emulated_gpu.Driver, artifact: Path) -> None:
+    gpu.set(load=222)
+    with pytest.raises(DeviceError) as error:
+        load(artifact)
+    assert message(error) == (
+        f"artifact '{artifact}': found PTX of a newer CUDA than the driver's (13.0), expected one that it knows; "
+        "update the NVIDIA driver, or build with a --target of machine code for this GPU"
+    )
+
+
+def test_code_that_does_not_fit_the_memory(gpu: emulated_gpu.Driver, artifact: Path) -> None:
+    gpu.set(load=2)
+    with pytest.raises(DeviceError) as error:
+        load(artifact)
+    assert message(error) == (
+        "CUDA (cuModuleLoadData): found the memory of the GPU full, expected room; close other programs, or run fewer "
+        "samples at a time"
+    )
+
+
 def test_a_gpu_for_which_there_is_no_code(gpu: emulated_gpu.Driver, artifact: Path) -> None:
     gpu.set(major=7, minor=5)
     with pytest.raises(DeviceError) as error:

@@ -25,7 +25,7 @@ namespace {
 constexpr size_t PAGE = 4096, ALIGNMENT = 256;
 std::map<std::string, long long> setting = {
     {"devices", 1}, {"driver", 13000}, {"major", 9}, {"minor", 0}, {"free", 1LL << 32}, {"load", 0}, {"launch", 0},
-    {"clock", 0}};
+    {"clock", 0},   {"init", 0}};
 const std::map<int, const char*> attributes = {{75, "major"}, {76, "minor"}};  // CUdevice_attribute to a setting
 struct Pages {
   void* start;
@@ -56,7 +56,7 @@ extern "C" {
 void fake_set(const char* name, long long value) { setting[name] = value; }
 long long fake_memory() { return static_cast<long long>(in_use); }
 
-int cuInit(unsigned) { return setting["devices"] ? 0 : 100; }
+int cuInit(unsigned) { return setting["init"] ? static_cast<int>(setting["init"]) : setting["devices"] ? 0 : 100; }
 int cuDriverGetVersion(int* version) { return *version = static_cast<int>(setting["driver"]), 0; }
 int cuDeviceGet(int* device, int) { return *device = 0, 0; }
 int cuDeviceGetName(char* name, int size, int) { return std::snprintf(name, size, "Emulated GPU"), 0; }
