@@ -1,6 +1,9 @@
 """benchmarks/verify_networks.py: the table that it writes."""
 
+import json
+import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -47,3 +50,38 @@ def test_the_table_goes_between_the_marks(tmp_path):
 def test_the_page_has_the_marks():
     text = (Path(__file__).parents[1] / "docs" / "networks.md").read_text(encoding="utf-8")
     assert text.count(verify_networks.BEGIN) == text.count(verify_networks.END) == 1
+
+
+@dataclass
+class Done:
+    """A process that measured one network."""
+
+    stdout: str
+
+
+@pytest.mark.parametrize("equal", [True, False])
+def test_every_network_in_every_width_is_a_process_and_a_difference_fails(equal, monkeypatch, tmp_path, capsys):
+    pytest.importorskip("torch")
+    page = tmp_path / "page.md"
+    page.write_text(f"{verify_networks.BEGIN}\n{verify_networks.END}\n", encoding="utf-8")
+    asked = []
+
+    def measure(command, **_options):
+        name, bits = (command[command.index(option) + 1] for option in ("--network", "--bits"))
+        asked.append((name, bits))
+        passed = equal or len(asked) != 2
+        found = RESULT | {"network": name, "bits": [int(part) for part in bits.split("/")], "passed": passed}
+        return Done(stdout=f"torch says something\n{json.dumps(found)}\n")
+
+    monkeypatch.setattr(subprocess, "run", measure)
+    options = ["--network", "resnet18", "alexnet", "--bits", "1/2", "3/3", "--write", str(page)]
+    monkeypatch.setattr(sys, "argv", ["verify_networks.py", *options])
+    if equal:
+        verify_networks.main()
+    else:
+        with pytest.raises(SystemExit, match="1"):
+            verify_networks.main()
+    assert asked == [("resnet18", "1/2"), ("resnet18", "3/3"), ("alexnet", "1/2"), ("alexnet", "3/3")]
+    written = page.read_text(encoding="utf-8")
+    assert written.count("`float_shortcut` W") == 4 and "| alexnet `float_shortcut` W3A3 |" in written
+    assert "| resnet18 `float_shortcut` W1A2 |" in capsys.readouterr().out
