@@ -12,7 +12,7 @@ BASE = .venv-demo
 FULL = .venv
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-gpu gpu-session bench lint system board clean
+.PHONY: help demo test test-gpu gpu-session test-x86-emulated bench lint system board pc clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -20,7 +20,7 @@ help: ## show this list
 demo: $(BASE)/.ready ## build, verify and time the shipped model on real images
 	@$(BASE)/bin/lqcompile demo
 
-test: $(FULL)/.ready system board lint ## lint, types and all tests
+test: $(FULL)/.ready system board pc lint ## lint, types and all tests
 	OMP_NUM_THREADS=1 $(FULL)/bin/python -m pytest -n 2 --dist worksteal -q
 
 test-gpu: $(FULL)/.ready ## the kernels for NVIDIA GPUs, on the GPU of this machine (docs/cuda.md)
@@ -28,6 +28,9 @@ test-gpu: $(FULL)/.ready ## the kernels for NVIDIA GPUs, on the GPU of this mach
 
 gpu-session: $(FULL)/.ready ## tests and all measurements on the GPU of this machine, in one folder (docs/cuda.md)
 	@PYTHON=$(FULL)/bin/python bash benchmarks/gpu_session.sh
+
+test-x86-emulated: $(FULL)/.ready pc ## all kernels for x86 processors that this one is not, on an emulated PC (docs/x86.md)
+	LQCOMPILE_TEST_PC=1 $(FULL)/bin/python -m pytest -q tests/test_emulated_pc.py tests/schedules/test_operators.py -k "emulated_pc or x86"
 
 bench: $(FULL)/.ready system ## every speed claim of the README
 	@failed=; for file in benchmarks/*.py; do echo "== $$file"; $(FULL)/bin/python "$$file" || failed="$$failed $$file"; done; \
@@ -44,8 +47,11 @@ system: ## install system packages that tests use, where that is possible
 board: $(FULL)/.ready system ## make the emulated aarch64 board that tests use, where that is possible
 	@bash scripts/emulated-board.sh $(FULL)/bin/python || echo "The tests that need the emulated board skip."
 
+pc: ## make the emulated PC that tests use, where that is possible
+	@bash scripts/emulated-pc.sh || echo "The tests that need the emulated PC skip."
+
 clean: ## remove the environments and caches
-	rm -rf $(BASE) $(FULL) .board build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(BASE) $(FULL) .board .pc build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 $(BASE)/.ready: $(SOURCES)
 	@echo "Setting up $(BASE) (a minute or two, once) ..."

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import tiles
+from emulated_pc import PROCESSORS, EmulatedPC, pc_asked
 from emulation import MACHINES, Emulated
 from tvm import runtime
 
@@ -58,9 +59,19 @@ def unavailable(target: Target) -> list[str]:
     if target.name in ARM and cpu.machine() != target.machine:
         emulator = MACHINES[target.machine].emulator
         return [] if shutil.which(emulator) else [f"{emulator} (on Debian: apt install qemu-user-static)"]
+    if on_emulated_pc(target):
+        return []
     if target.name == AMX:
         return missing(find("x86-avx2"))
     return missing(target)
+
+
+def on_emulated_pc(target: Target) -> bool:
+    """Whether the emulated PC runs `target`: where that was asked for, and this machine cannot.
+
+    AMX it does not run: it multiplies signed bytes of tiles as unsigned ones.
+    """
+    return pc_asked() and target.name in PROCESSORS and target.name != AMX and bool(missing(target))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -83,6 +94,8 @@ class Compiled:
         if self.target.name in ARM and cpu.machine() != self.target.machine:
             return self.model(Emulated(self.executable, self.target.machine, ARM[self.target.name]), seed)
         executable = self.executable
+        if on_emulated_pc(self.target):
+            return self.model(EmulatedPC(executable, PROCESSORS[self.target.name]), seed)
         if self.target.name == AMX and missing(self.target):
             tiles.install()
             executable = compile_driver(self.driver, tiles.for_avx2(self.target))

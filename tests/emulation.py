@@ -66,18 +66,9 @@ class Emulated:
         return functools.partial(self._call, name)
 
     def _call(self, name: str, *arguments: Any) -> None:
-        parts = [struct.pack("<2q", ("run", "sums").index(name), len(arguments))]
-        tensors = []
-        for argument in arguments:
-            if not hasattr(argument, "__dlpack__"):
-                parts.append(struct.pack("<2q", 0, argument))
-                continue
-            array = np.from_dlpack(argument)
-            header = (TYPE_CODES[array.dtype.kind], 8 * array.itemsize, array.ndim, *array.shape, array.nbytes)
-            parts += [struct.pack(f"<{len(header) + 1}q", 1, *header), array.tobytes()]
-            tensors.append(array)
+        packed, tensors = pack_call(name, arguments)
         command = [MACHINES[self.machine].emulator, "-cpu", self.cpu, str(self.program)]
-        done = subprocess.run(command, input=b"".join(parts), capture_output=True, check=False, timeout=300)
+        done = subprocess.run(command, input=packed, capture_output=True, check=False, timeout=300)
         if done.returncode:
             raise RuntimeError(f"emulated {self.cpu}: exit code {done.returncode}: {done.stderr.decode()}")
         start = 0
@@ -87,21 +78,37 @@ class Emulated:
             start += array.nbytes
 
 
+def pack_call(name: str, arguments: Sequence[Any]) -> tuple[bytes, list[np.ndarray]]:
+    """A call of an entry point as the harness reads it, and its tensors, whose bytes the harness writes in the end."""
+    parts = [struct.pack("<2q", ("run", "sums").index(name), len(arguments))]
+    tensors = []
+    for argument in arguments:
+        if not hasattr(argument, "__dlpack__"):
+            parts.append(struct.pack("<2q", 0, argument))
+            continue
+        array = np.from_dlpack(argument)
+        header = (TYPE_CODES[array.dtype.kind], 8 * array.itemsize, array.ndim, *array.shape, array.nbytes)
+        parts += [struct.pack(f"<{len(header) + 1}q", 1, *header), array.tobytes()]
+        tensors.append(array)
+    return b"".join(parts), tensors
+
+
 @functools.cache
 def _harness(triple: str) -> Path:
     """The compiled harness."""
     folder = Path(tempfile.mkdtemp(prefix="lqcompile-harness-"))
     weakref.finalize(_harness, shutil.rmtree, folder)
     made = folder / "harness.o"
-    _zig("cc", "-target", triple, "-O1", "-ffreestanding", "-fno-stack-protector", "-c", str(HARNESS), "-o", str(made))
+    zig("cc", "-target", triple, "-O1", "-ffreestanding", "-fno-stack-protector", "-c", str(HARNESS), "-o", str(made))
     return made
 
 
 def _link(triple: str, output: str, objects: Sequence[str], options: Sequence[str] = (), **_: object) -> None:
-    _zig("ld.lld", "-static", "-o", output, str(_harness(triple)), *objects)
+    zig("ld.lld", "-static", "-o", output, str(_harness(triple)), *objects)
 
 
-def _zig(*arguments: str) -> None:
+def zig(*arguments: str) -> None:
+    """Runs a tool of Zig's."""
     done = subprocess.run([sys.executable, "-m", "ziglang", *arguments], capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"zig {arguments[0]}: exit code {done.returncode}: {done.stderr.strip()}")

@@ -1,23 +1,25 @@
-"""Where the emulated board cannot be made: a line that says why, and tests that skip with a reason."""
+"""Where the emulated board or PC cannot be made: a line that says why, and tests that skip with a reason."""
 
 import os
 import shutil
 import subprocess
 
 import board
+import emulated_pc
 import pytest
 
-SCRIPT = board.ROOT / "scripts" / "emulated-board.sh"
+SCRIPTS = board.ROOT / "scripts"
 TOOLS = ("bash", "dirname", "realpath", "cat", "sha256sum", "cut")
 
 
-def run(folder, *tools):
+def run(folder, script, *tools):
     """Run the script on a machine that has only these tools."""
     (folder / "bin").mkdir()
     for tool in (*TOOLS, *tools):
         (folder / "bin" / tool).symlink_to(shutil.which(tool) or "/bin/false")
     environment = os.environ | {"PATH": str(folder / "bin"), "LQCOMPILE_BOARD": str(folder / "board")}
-    return subprocess.run([SCRIPT], env=environment, capture_output=True, text=True, check=False, timeout=60)
+    environment["LQCOMPILE_PC"] = str(folder / "pc")
+    return subprocess.run([SCRIPTS / script], env=environment, capture_output=True, text=True, check=False, timeout=60)
 
 
 @pytest.mark.parametrize(
@@ -28,7 +30,7 @@ def run(folder, *tools):
     ],
 )
 def test_what_is_missing_is_said(tmp_path, tools, message):
-    done = run(tmp_path, *tools)
+    done = run(tmp_path, "emulated-board.sh", *tools)
     assert (done.returncode, done.stdout, done.stderr) == (1, "", f"emulated-board: {message}\n")
     assert not (tmp_path / "board").exists()
 
@@ -37,3 +39,16 @@ def test_without_a_board_tests_skip(monkeypatch, tmp_path):
     monkeypatch.setattr(board, "FOLDER", tmp_path)
     with pytest.raises(pytest.skip.Exception, match="there is no emulated board; 'make board' makes it"):
         board.Board()
+
+
+def test_what_the_pc_lacks_is_said(tmp_path):
+    done = run(tmp_path, "emulated-pc.sh", "uname")
+    message = "found no apt-get, expected Debian or a system that is made from it"
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", f"emulated-pc: {message}\n")
+    assert not (tmp_path / "pc").exists()
+
+
+def test_without_a_pc_tests_skip(monkeypatch, tmp_path):
+    monkeypatch.setattr(emulated_pc, "FOLDER", tmp_path)
+    with pytest.raises(pytest.skip.Exception, match="there is no emulated PC; 'make pc' makes it"):
+        emulated_pc.EmulatedPC(None, emulated_pc.PROCESSORS["x86-amx"])
