@@ -18,11 +18,18 @@ from .problem import PARALLEL_MIN_US, ConvShape, SumRule, Tile
 from .winograd import FEWEST_CHANNELS, OUTPUT_MAP, POOLS, POSITIONS, SIDE, TileBuilder, stack_buffer
 from .words import WORD
 
+MOST_CHANNELS = 1024
+"""Of the input: transformed weights of a stack of 16 outputs then take 1 MB of a thread's stack."""
+
 
 def fits(shape: ConvShape) -> bool:
     """Whether a nest has 3x3 taps at stride 1, enough channels, and outputs for at least one tile."""
     plain = shape.kernel == (3, 3) and shape.strides == shape.dilations == (1, 1) and shape.pool in POOLS
-    return plain and shape.source.channels >= FEWEST_CHANNELS and min(shape.out_height, shape.out_width) >= 2
+    return (
+        plain
+        and FEWEST_CHANNELS <= shape.source.channels <= MOST_CHANNELS
+        and min(shape.out_height, shape.out_width) >= 2
+    )
 
 
 def transformed_size(shape: ConvShape) -> int:
