@@ -165,7 +165,7 @@ def _configuration(folder: Path, processor: Processor) -> str:
     )
     share = FOLDER / "root/usr/share/bochs"
     return f"""\
-cpu: model={processor.model}, count=1, ips=4000000, reset_on_triple_fault=0{added}
+cpu: model={processor.model}, count=1, ips=1000000, reset_on_triple_fault=0{added}
 memory: guest=256, host=256
 romimage: file={share}/BIOS-bochs-latest
 vgaromimage: file={share}/VGABIOS-lgpl-latest

