@@ -81,7 +81,7 @@ def test_networks_equal_the_reference(name: str) -> None:
 
 @pytest.mark.parametrize("channels", [5, 70])
 def test_tiles_equal_the_reference(channels: int) -> None:
-    """AMX, with weights that are nowhere negative: Bochs (to 3.1) multiplies signed bytes of tiles as unsigned ones."""
+    """AMX, with weights that are nowhere negative: Bochs 3.0 multiplies signed bytes of tiles as unsigned ones."""
     skip_unless_made()
     rng = np.random.default_rng(channels)
     builder = Sampled(rng, (channels, 9, 8))
