@@ -65,7 +65,7 @@ PROCESSORS = {
     "x86-avx512-vpopcntdq": Processor(model="corei7_icelake_u"),
     "x86-amx": Processor(model="sapphire_rapids"),
 }
-"""By target, the oldest processor that it is for; Cascade Lake is Skylake with VNNI."""
+"""By target, the oldest of Bochs's processors that it is for; Cascade Lake is Skylake with VNNI."""
 
 
 def pc_asked() -> bool:
