@@ -27,8 +27,8 @@ ROUNDS = 31
 SEED = 0
 """Of the input."""
 
-Compare = Callable[[Sequence[Path]], list[list[float]]]
-"""Seconds of one run of each artifact, interleaved: [artifacts][rounds]."""
+Compare = Callable[[Sequence[Path], int], list[list[float]]]
+"""Seconds of one run of each artifact on so many samples, interleaved: [artifacts][rounds]."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,10 +50,10 @@ class Verdict:
         return {"gain": self.gain, "uncertainty": self.uncertainty, "kept": self.kept}
 
 
-def compare_here(artifacts: Sequence[Path]) -> list[list[float]]:
-    """Seconds of one run of each artifact on this machine and one thread, interleaved: [artifacts][rounds]."""
+def compare_here(artifacts: Sequence[Path], samples: int) -> list[list[float]]:
+    """Seconds of one run of each artifact, interleaved: on one thread of this machine, or on its GPU."""
     models = [load(path) for path in artifacts]
-    feeds = random_inputs(models[0].inputs, 1, SEED)
+    feeds = random_inputs(models[0].inputs, samples, SEED)
     with using_threads(1):
         stopwatch = Stopwatch({str(index): functools.partial(model.run, feeds) for index, model in enumerate(models)})
         rounds = [stopwatch.round() for _ in range(ROUNDS)]
@@ -77,11 +77,12 @@ def guard(
     """
     if all(entry.best == entry.untuned for entry in result.tuned):
         return result, None
+    batch = None if target.samples == 1 else target.samples
     with tempfile.TemporaryDirectory(prefix="lqcompile-guard-") as folder:
         paths = [Path(folder) / name for name in ("untuned.tar", "tuned.tar")]
         for path, records in zip(paths, ([], [work_dir]), strict=True):
-            build(model, target=target.name, output=path, records=records, cpu_model=result.key.cpu)
-        without, having = compare(paths)
+            build(model, target=target.name, output=path, records=records, cpu_model=result.key.cpu, batch=batch)
+        without, having = compare(paths, target.samples)
     found = spread([slow / fast for slow, fast in zip(without, having, strict=True)])
     gain = found.median_ms / 1e3
     verdict = Verdict(gain=gain, uncertainty=found.uncertainty, kept=gain > 1.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,10 @@ def builds(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, list[Path]]]:
     """Target and records of what would be built."""
     found: list[tuple[str, list[Path]]] = []
 
-    def build(_model: Path, *, target: str, output: Path, records: list[Path], cpu_model: str) -> None:
-        assert cpu_model == "Test CPU" and output.suffix == ".tar"
+    def build(
+        _model: Path, *, target: str, output: Path, records: list[Path], cpu_model: str, batch: int | None
+    ) -> None:
+        assert cpu_model == "Test CPU" and output.suffix == ".tar" and batch is None
         found.append((target, records))
 
     monkeypatch.setattr(guarding, "build", build)
@@ -31,7 +34,7 @@ def builds(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, list[Path]]]:
 
 def times(gain: float) -> Any:
     """Readings of an artifact without and with records."""
-    return lambda paths: [
+    return lambda _paths, _samples: [
         [gain * (1 + 0.1 * (turn % 3)) * 1e-3 for turn in range(9)],
         [1e-3 + 1e-4 * (turn % 3) for turn in range(9)],
     ]
@@ -57,7 +60,7 @@ def test_a_network_that_is_no_faster_loses_them(tmp_path: Path, builds: list[tup
 
 
 def test_without_another_kernel_nothing_is_timed(tmp_path: Path, builds: list[tuple[str, list[Path]]]) -> None:
-    def refuse(_paths: Sequence[Path]) -> list[list[float]]:
+    def refuse(_paths: Sequence[Path], _samples: int) -> list[list[float]]:
         raise AssertionError("nothing to compare")
 
     result = pretend(tmp_path, Budget(trials=20), Formula(lambda _candidate: 3e-5))
@@ -65,6 +68,18 @@ def test_without_another_kernel_nothing_is_timed(tmp_path: Path, builds: list[tu
     assert builds == []
 
 
+def test_a_gpu_runs_the_batch_that_was_tuned_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int | None] = []
+    monkeypatch.setattr(guarding, "build", lambda *_model, batch, **_options: asked.append(batch))
+
+    def compare(paths: Sequence[Path], samples: int) -> list[list[float]]:
+        asked.append(samples)
+        return times(1.1)(paths, samples)
+
+    guard(pretend(tmp_path, Budget(trials=40)), Path("model.onnx"), replace(TARGET, samples=32), tmp_path, compare)
+    assert asked == [32, 32, 32]
+
+
 def test_artifacts_are_timed_interleaved(classifier: Path) -> None:
-    readings = compare_here([classifier / "model.tar", classifier / "model.tar"])
+    readings = compare_here([classifier / "model.tar", classifier / "model.tar"], 1)
     assert [len(entry) for entry in readings] == [ROUNDS, ROUNDS] and min(map(min, readings)) > 0
