@@ -8,13 +8,16 @@ from typing import Any
 LAYERS_OF = (("resnet18", 1, "W2A2"), ("resnet18", 256, "W2A2"), ("resnet18", 256, "W1A1"))
 """Network, batch and width whose layers are tabled."""
 
+CHOSEN = {"table": "the cost table", "measure": "measuring them"}
+
 
 def markdown(data: dict[str, Any]) -> str:
     """Everything that was measured; parts that were not are said to be missing."""
     machine = data["machine"]
     head = (
         f"{machine['gpu']}, driver for CUDA {machine['driver']}, {data.get('measured', 'nothing measured')}; lqcompile "
-        f"{machine['lqcompile']} built for `{machine['target']}`, torch {machine['torch']}."
+        f"{machine['lqcompile']} built for `{machine['target']}`, kernels chosen by {CHOSEN[machine['select']]}, torch "
+        f"{machine['torch']}."
     )
     text = [
         head,

@@ -147,6 +147,14 @@ COMMANDS = {
     "bench by target": (["bench", "model.onnx", "--target", "cuda"], re.escape(NO_DRIVER)),
     "run": (["run", "model.tar", "--random", 1], re.escape(NO_DRIVER)),
     "verify": (["verify", "model.onnx", "--artifact", "model.tar"], re.escape(NO_DRIVER)),
+    "tune": (
+        ["tune", "model.onnx", "--target", "cuda-h200", "--budget", "trials=1", "--output", "built.tar"],
+        re.escape(NO_DRIVER),
+    ),
+    "build": (
+        ["build", "model.onnx", "--target", "cuda-h200", "--select", "measure", "--output", "built.tar"],
+        re.escape(NO_DRIVER),
+    ),
     "profile": (["profile", "model.tar"], NO_PROFILE),
     "report": (["report", "model.tar", "--output", "page.html"], NO_PROFILE),
 }
@@ -158,7 +166,7 @@ def test_without_a_gpu_every_command_ends_in_one_line(
 ) -> None:
     monkeypatch.setattr(driver, "LIBRARY", "libcuda.so.0")
     arguments, message = COMMANDS[name]
-    places = {"model.onnx": files, "model.tar": files, "page.html": tmp_path}
+    places = {"model.onnx": files, "model.tar": files, "page.html": tmp_path, "built.tar": tmp_path}
     code, output, errors = call(*(places[word] / word if word in places else word for word in arguments))
     assert (code, output) == (1, "")
     assert re.fullmatch(f"lqcompile: error: {message}\n", errors)

@@ -31,7 +31,14 @@ from gpu_series.clock import in_turns, torch_timer  # noqa: E402
 from gpu_series.peak_kernels import PEAKS, PRODUCTS, architecture, peaks_of, source  # noqa: E402
 from gpu_series.results import Deadline, Results, read_results  # noqa: E402
 
-MACHINE = {"gpu": "Emulated GPU", "driver": "13.0", "target": "cuda-h200", "lqcompile": "0.1.0", "torch": "none"}
+MACHINE = {
+    "gpu": "Emulated GPU",
+    "driver": "13.0",
+    "target": "cuda-h200",
+    "select": "table",
+    "lqcompile": "0.1.0",
+    "torch": "none",
+}
 
 
 @pytest.fixture(scope="module")
@@ -284,10 +291,35 @@ def test_parts_go_on_where_they_stopped(
     text = page.read_text()
     assert text.startswith("before\n<!-- gpu: begin -->\n\nEmulated GPU, driver for CUDA 13.0, 20")
     assert text.endswith("\n<!-- gpu: end -->\nafter\n") and "old" not in text
+    assert "built for `cuda-h200`, kernels chosen by the cost table, torch" in text
     assert "| b1 | 16000 TOPS | 16000 TOPS |" in text and "| bytes read | 4000 GB/s | 4000 GB/s |" in text
     assert "| vgg_small | 32 | W2A2 | 0.500 ± 1.0 % |" in text and "- not there: torch-fp16: found none" in text
     assert script.main(["--part", "tables", *common, "--write", str(results)]) == 1
     assert "--write: " in capsys.readouterr().err
+
+
+def test_what_needs_no_gpu_is_made_once(script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Path] = []
+
+    def make(model: Path, *, target: str, output: Path, select: str, batch: int | None = None) -> None:
+        assert (target, select) == ("cuda-h200", "table")
+        made.append(output.relative_to(tmp_path))
+        output.touch()
+
+    def model_file(network: str, weight_bits: int, act_bits: int, image_size: int | None, folder: Path) -> Path:
+        assert (network, weight_bits, act_bits, image_size) == ("vgg_small", 1, 2, 16)
+        folder.mkdir()
+        return folder / "model_31_15.onnx"
+
+    monkeypatch.setattr(driver, "LIBRARY", "libcuda.so.0")
+    monkeypatch.setattr(gemm, "build", make)
+    monkeypatch.setattr(whole, "build", make)
+    monkeypatch.setattr(whole, "model_file", model_file)
+    arguments = ["--part", "prepare", "--cache", str(tmp_path), "--sizes", "64", "--networks", "vgg_small"]
+    for _ in range(2):
+        assert script.main([*arguments, "--bits", "1/2", "--image-size", "16"]) == 0
+    names = ["gemm_64_w1a1_cuda-h200.tar", "gemm_64_w2a2_cuda-h200.tar", "vgg_small_16_w1a2/cuda-h200.tar"]
+    assert made == [Path(name) for name in names]
 
 
 def test_networks_are_timed_whole_and_by_layer(gpu: emulated_gpu.Driver, products: Path) -> None:
