@@ -20,7 +20,7 @@ from plans import (
     small_network,
 )
 
-from lqcompile.graph.plan import Contraction, Geometry, MaxPool, Plan
+from lqcompile.graph.plan import Affine, Contraction, Geometry, MaxPool, Plan
 from lqcompile.lowering.choose import MEASURED_FAMILIES, serving
 
 sys.path.append(str(Path(__file__).parent / "schedules"))
@@ -82,8 +82,10 @@ def tiles_case(target: str, *, seed: int) -> Case:
         families[builder.regions[-1].name] = family
     image = builder.quantized_input(random_uniform(rng, "int8"))
     around = Geometry(kernel=(3, 3), pads=(1, 0, 1, 2), dilations=(2, 1))
+    # Weights of -128 have no negative: where a scale is below 0 the pooling would not run in the kernel.
+    rising = Affine(scale=rng.uniform(0.001, 0.01, 40), shift=rng.normal(size=40))
     triple = MaxPool(kernel=(1, 3), strides=(1, 3), pads=(0, 0, 0, 0))
-    ends += builder.contract(image, random_int8(rng, (40, 128, 3, 3)), around, (random_affine(rng, 40, 0.01), triple))
+    ends += builder.contract(image, random_int8(rng, (40, 128, 3, 3)), around, (rising, triple))
     return Case(plan=builder.finish(*ends), x=builder.held["x"], families=families)
 
 
