@@ -64,7 +64,7 @@ def blocks_of(pixels: int, candidate: dict[str, Any], channels: int) -> int:
 
 def test_build_measures_each_family_for_a_batch(gpu: emulated_gpu.Driver, tmp_path: Path, call: Callable) -> None:
     model = tmp_path / "model.onnx"
-    builder = Builder(np.random.default_rng(1), (64, 4, 4)).quantize(1, integer=True).conv(64, kernel=1, bits=1)
+    builder = Builder(np.random.default_rng(1), (64, 4, 4)).quantize(1, integer=True).conv(32, kernel=1, bits=1)
     save(builder.build(), model)
     gpu.set(clock=CLOCK_NS)
     options = ["-t", "cuda-h200", "--select", "measure", "--batch", 5, "-o", tmp_path / "model.tar", "--json"]
@@ -75,7 +75,7 @@ def test_build_measures_each_family_for_a_batch(gpu: emulated_gpu.Driver, tmp_pa
     assert report["measured"] == ["cuda-h200"] and layer["reason"].startswith("measured: ")
     assert {entry["kernel"] for entry in layer["measured"]} >= {"popcount", "b1mma"}
     for entry in layer["measured"]:
-        assert entry["us"] == pytest.approx(1e-3 * CLOCK_NS * blocks_of(5 * 16, entry, 64), rel=1e-3)
+        assert entry["us"] == pytest.approx(1e-3 * CLOCK_NS * blocks_of(5 * 16, entry, 32), rel=1e-3)
     best = layer["measured"][0]
     assert (layer["kernel"], layer["tile"]) == (best["kernel"], best["tile"])
 
