@@ -34,8 +34,8 @@ class Launches(Driver):
 
     Args:
         steps: for each step, a manifest entry: ``kernel``, ``arguments`` as (where, place), ``rows``, ``tile``,
-            ``columns`` and ``warps`` (`lqcompile.schedules.cuda_warp.launch`); ``fewer`` where there is a kernel for few
-            samples: its ``kernel``, ``tile``, ``columns`` and ``warps``, and the most ``samples`` that it is for.
+            ``columns`` and ``warps`` (`lqcompile.schedules.cuda_warp.launch`); ``fewer``, where there is a kernel for
+            few samples: its ``kernel``, ``tile``, ``columns`` and ``warps``, and the most ``samples`` that it is for.
         sums: likewise for each kernel that stores integers.
         largest: elements of the largest tensor of one sample, or threads of the largest launch for one.
     """
