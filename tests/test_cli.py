@@ -310,7 +310,8 @@ def test_bench(call, compiler, tmp_path):
     assert "onnxruntime-int8" not in out
 
 
-def test_bench_errors(call, compiler, tmp_path):
+def test_bench_errors(call, compiler, monkeypatch, tmp_path):
+    monkeypatch.setattr(cli.benchmark, "is_for_gpu", lambda work: False)  # it would read the artifact
     artifact = tmp_path / "m.tar"
     artifact.write_bytes(b"manifest.json\0")
     assert "found an artifact alone, expected an ONNX file" in one_error(call("bench", artifact)[2])
