@@ -236,6 +236,9 @@ def pair_tile(family: PairLookup, shape: ConvShape, vectors: int, blocks: int | 
     slab = shape.kernel[0] * shape.kernel[1] * shape.words * WORD_STEPS * CHANNELS * shape.weight_planes * count
     offered = piece_counts(shape)
     pieces = next((number for number in offered if slab <= number * PIECE_BYTES), offered[-1])
+    if pieces > 1 and not family.combines_codes:
+        # Bytes of counts rarely last longer than a tap, and pieces of one tap flush no more often.
+        pieces = max(pieces, shape.kernel[0] * shape.kernel[1])
     return LookupTile(pixels=min(shape.tile_columns, together), blocks=count, pieces=pieces)
 
 

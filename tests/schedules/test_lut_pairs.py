@@ -169,6 +169,8 @@ def test_weights_beyond_the_first_cache_are_cut() -> None:
         shape = nest(channels, outputs, 14, 3)
         tile = pair_tile(family, shape, outputs // 32, None)
         assert tile == LookupTile(pixels=1, blocks=2, pieces=expected)
+    pixels = pair_tile(pair_lookup(ISA, 1, (1,), 100), nest(256, 256, 14, 3), 8, None)
+    assert pixels == LookupTile(pixels=2, blocks=2, pieces=9), "counts are flushed after each tap"
     assert piece_counts(nest(64, 64, 224, 3)) == (1,), "sums of so long a row would fill the cache instead"
     assert piece_counts(nest(96, 64, 14, 1)) == (1, 2), "whole groups of look-ups"
 
