@@ -40,6 +40,7 @@ from lqcompile.runtime import CompiledModel, load, set_threads
 from lqcompile.target import find
 from lqcompile.timing import Stopwatch, spread
 from lqcompile.tuning.budget import parse_budget
+from lqcompile.tuning.guard import guard
 from lqcompile.tuning.tune import Status, TuneResult, tune
 
 AT_BOUND = 0.9
@@ -89,6 +90,7 @@ def run(network: str, bits: tuple[int, int], target: str, options: argparse.Name
         make_plan(load_checked(model)), machine, key_here(machine), parse_budget(options.budget), work, watch=watch
     )
     sys.stderr.write("\n")
+    result, verdict = guard(result, model, machine, work)
     # Shipped records hold for no processor of this name: this is what the cost table chooses.
     build(model, target=target, output=plain, cpu_model="none")
     build(model, target=target, output=tuned, records=[work])
@@ -127,6 +129,7 @@ def run(network: str, bits: tuple[int, int], target: str, options: argparse.Name
         "network_ms": {name: 1e3 * statistics.median(entry[name] for entry in rounds) for name in models},
         "network_gain": ratio.median_ms / 1e3,
         "network_uncertainty": ratio.uncertainty,
+        "records_dropped": verdict is not None and not verdict.kept,
         "half_of_the_gain": half_of_the_gain(result),
         "curve": [list(point) for point in result.curve],
         "trials": result.trials,
@@ -168,6 +171,8 @@ def show(result: dict[str, Any], console: Console) -> None:
         f"{result['network_gain']:.3f} x (+- {result['network_uncertainty']:.1%}). {result['trials']} trials in "
         f"{result['seconds']:.0f} s; half of the gain after {'-' if half is None else f'{half:.0%}'} of them."
     )
+    if result["records_dropped"]:
+        console.print("The network was no faster with the records: they were dropped.")
     for failure, count in result["failures"].items():
         console.print(f"{count} trials failed: {failure}", markup=False)
 
