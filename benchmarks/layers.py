@@ -1,7 +1,7 @@
 """Single layers against peers: a 3x3 or 1x1 convolution with batch normalization, ReLU and requantization.
 
     python benchmarks/layers.py [--threads 1] [--rounds 21] [--target x86] [--least]
-                                [--weight-limit 127] [--act-limit 255]
+                                [--weight-limit 127] [--act-limit 255] [--layers 0 1]
 
 Weights and activations are random and calibrated. Ours reads and writes packed codes; the fp32 layer of ONNX Runtime is
 a Conv and a Relu (batch normalization folded), the int8 layer of ONNX Runtime and of OpenVINO a QDQ Conv that ends in
@@ -73,7 +73,7 @@ LAYERS = (
     Layer(inputs=256, outputs=512, size=14, stride=2),
     Layer(inputs=256, outputs=64, size=56, kernel=1),
 )
-BITS = ((1, 1, "float"), (1, 2, "float"), (2, 2, "float"), (2, 2, "int8"))
+BITS = ((1, 1, "float"), (1, 2, "float"), (2, 2, "float"), (2, 2, "int8"), (3, 3, "int8"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -238,6 +238,7 @@ def main() -> None:
     parser.add_argument("--weight-limit", type=int, default=127)
     parser.add_argument("--act-limit", type=int, default=255)
     parser.add_argument("--least", action="store_true")
+    parser.add_argument("--layers", type=int, nargs="+", default=range(len(LAYERS)), help="numbers of rows, from 0")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     columns = [f"W{w}A{a} {'integer' if basis == 'int8' else 'float'} bases" for w, a, basis in BITS]
@@ -254,7 +255,7 @@ def main() -> None:
     )
     set_threads(arguments.threads)
     limits = (arguments.weight_limit, arguments.act_limit)
-    for layer in LAYERS:
+    for layer in (LAYERS[number] for number in arguments.layers):
         with tempfile.TemporaryDirectory() as folder:
             ours = [compiled_layer(layer, bits, Path(folder), arguments.target, limits) for bits in BITS]
         fp32, int8 = float_layers(layer), int8_layers(layer)
