@@ -50,8 +50,8 @@ class Space:
     def place(self, tile: Tile) -> tuple[int, dict[str, int]] | None:
         """Number of the tile and values of the knobs that `choose` makes `tile` of; None if it is not offered."""
         fields = asdict(tile)
-        values = {name: fields[name] for name in self.knobs}
-        offered = all(values[name] in self.knobs[name] for name in values)
+        values = {name: fields[name] for name in self.knobs if name in fields}
+        offered = len(values) == len(self.knobs) and all(values[name] in self.knobs[name] for name in values)
         for index in range(len(self.tiles)):
             if offered and self.choose(index, values) == tile:
                 return index, values

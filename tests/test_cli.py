@@ -175,6 +175,7 @@ def test_build(call, compiler, tmp_path):
         "cpu_model": None,
         "strict": True,
         "dump_ir": tmp_path / "ir",
+        "batch": None,
     }
     assert all(text in out for text in ("conv1", "popcount", "fastest [a]", "float", "Built in 1.2 s", "20.5 kB"))
 

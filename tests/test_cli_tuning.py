@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 import pytest
 from models import chain_model
-from tunings import Formula, formula, pretend, wrong_dot8
+from tunings import Formula, formula, pretend, wrong_narrow
 
 from lqcompile.cli.tuning import duration, status_line
 from lqcompile.records.tuned import read_tuned
@@ -29,7 +29,7 @@ def folders(tmp_path_factory) -> list[Path]:
     """Two working folders; in the second one some candidates failed."""
     made = [tmp_path_factory.mktemp(name) for name in ("one", "two")]
     pretend(made[0], Budget(trials=4), Formula(lambda candidate: 2 * formula(candidate)))
-    pretend(made[1], Budget(trials=12), Formula(wrong_dot8))
+    pretend(made[1], Budget(trials=12), Formula(wrong_narrow))
     return made
 
 
