@@ -1,4 +1,4 @@
-"""The network as a whole: its records stay only if it runs faster with them than without.
+"""The network as a whole: its records stay only if it runs faster with them than without, beyond the uncertainty.
 
 Kernels are compared one by one, with warm caches. In a network they meet the caches that other layers leave, and a
 kernel of another family may make the layer before it write another format.
@@ -63,7 +63,7 @@ def compare_here(artifacts: Sequence[Path], samples: int) -> list[list[float]]:
 def guard(
     result: TuneResult, model: Path, target: Target, work_dir: Path, compare: Compare = compare_here
 ) -> tuple[TuneResult, Verdict | None]:
-    """Drops the records of a tuning if the network is not faster with them.
+    """Drops the records of a tuning if the network is not faster with them by more than the uncertainty.
 
     Args:
         result: of the tuning.
@@ -85,7 +85,7 @@ def guard(
         without, having = compare(paths, target.samples)
     found = spread([slow / fast for slow, fast in zip(without, having, strict=True)])
     gain = found.median_ms / 1e3
-    verdict = Verdict(gain=gain, uncertainty=found.uncertainty, kept=gain > 1.0)
+    verdict = Verdict(gain=gain, uncertainty=found.uncertainty, kept=gain * (1.0 - found.uncertainty) > 1.0)
     if verdict.kept:
         return result, verdict
     dropped = [entry for entry in result.tuned if entry.best != entry.untuned]
