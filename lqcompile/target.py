@@ -9,6 +9,9 @@ from dataclasses import dataclass, field, replace
 
 from lqcompile.errors import TargetError
 
+GPU = "cuda"
+"""Machine of targets and artifacts for NVIDIA GPUs."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
@@ -43,6 +46,11 @@ class Target:
     peaks: Mapping[str, float] = field(default_factory=dict)
     multiprocessors: int = 0
     samples: int = 1
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether it is a GPU, where samples run together."""
+        return self.machine == GPU
 
     @property
     def lanes(self) -> int:
@@ -81,7 +89,7 @@ def with_samples(target: Target, samples: int) -> Target:
     Raises:
         TargetError: it runs one sample after another, or the number is none.
     """
-    if target.samples == 1:
+    if not target.on_gpu:
         raise TargetError(
             f"target {target.name!r}: found a batch of {samples}, expected none, for it runs one sample after another; "
             "leave --batch out"

@@ -12,9 +12,6 @@ from lqcompile.cli.opening import compiled_model
 if TYPE_CHECKING:
     from lqcompile.cuda.model import CudaModel
 
-GPU = "cuda"
-"""The machine of targets and artifacts for NVIDIA GPUs."""
-
 
 def is_for_gpu(work: Work) -> bool:
     """Whether what is to be timed runs on a GPU.
@@ -24,7 +21,7 @@ def is_for_gpu(work: Work) -> bool:
         TargetError: there is no such target.
     """
     from lqcompile.artifact import is_artifact, read_artifact
-    from lqcompile.target import find
+    from lqcompile.target import GPU, find
 
     path = work.model if work.artifact is None and is_artifact(work.model) else work.artifact
     machine = find(work.target).machine if path is None else read_artifact(path).manifest["machine"]

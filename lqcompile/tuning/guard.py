@@ -77,7 +77,7 @@ def guard(
     """
     if all(entry.best == entry.untuned for entry in result.tuned):
         return result, None
-    batch = None if target.samples == 1 else target.samples
+    batch = target.samples if target.on_gpu else None
     with tempfile.TemporaryDirectory(prefix="lqcompile-guard-") as folder:
         paths = [Path(folder) / name for name in ("untuned.tar", "tuned.tar")]
         for path, records in zip(paths, ([], [work_dir]), strict=True):

@@ -84,7 +84,7 @@ def identity(module: tvm.IRModule) -> tuple[str, ...]:
 
 def tvm_target(target: Target) -> tvm.target.Target:
     """What MetaSchedule knows of a target, of a GPU nothing; kernels are compiled by `lqcompile.trials`."""
-    attributes = {} if target.samples > 1 else target.llvm
+    attributes = {} if target.on_gpu else target.llvm
     return tvm.target.Target({"kind": "llvm", **attributes, "num-cores": 1})
 
 

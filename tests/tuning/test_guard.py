@@ -71,7 +71,8 @@ def test_without_another_kernel_nothing_is_timed(tmp_path: Path, builds: list[tu
     assert builds == []
 
 
-def test_a_gpu_runs_the_batch_that_was_tuned_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("samples", [1, 32])
+def test_a_gpu_runs_the_batch_that_was_tuned_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, samples: int) -> None:
     asked: list[int | None] = []
     monkeypatch.setattr(guarding, "build", lambda *_model, batch, **_options: asked.append(batch))
 
@@ -79,8 +80,9 @@ def test_a_gpu_runs_the_batch_that_was_tuned_for(tmp_path: Path, monkeypatch: py
         asked.append(samples)
         return times(1.1)(paths, samples)
 
-    guard(pretend(tmp_path, Budget(trials=40)), Path("model.onnx"), replace(TARGET, samples=32), tmp_path, compare)
-    assert asked == [32, 32, 32]
+    gpu = replace(TARGET, machine="cuda", samples=samples)
+    guard(pretend(tmp_path, Budget(trials=40)), Path("model.onnx"), gpu, tmp_path, compare)
+    assert asked == [samples, samples, samples]
 
 
 def test_artifacts_are_timed_interleaved(classifier: Path) -> None:

@@ -15,11 +15,19 @@ from tvm.s_tir import Schedule
 from lqcompile.errors import TuningError
 from lqcompile.lowering.choose import Candidate
 from lqcompile.records.instance import digest
-from lqcompile.target import Target, find, names
+from lqcompile.target import Target, find, names, with_samples
 from lqcompile.tuning.features import Features
 from lqcompile.tuning.strategy import Redecide
 from lqcompile.tuning.task import make_tasks
-from lqcompile.tuning.workload import design_spaces, identity, make_workload, place, read_candidate, read_workload
+from lqcompile.tuning.workload import (
+    design_spaces,
+    identity,
+    make_workload,
+    place,
+    read_candidate,
+    read_workload,
+    tvm_target,
+)
 
 
 def test_every_candidate_survives_its_schedule() -> None:
@@ -39,6 +47,12 @@ def test_the_guesses_begin_with_the_cost_tables_choice_and_are_offered() -> None
         assert {guess.family for guess in task.guesses} == set(task.spaces)
         module = make_workload(task.instance, task.key, task.spaces)
         assert all(place(module, task.spaces, guess) is not None for guess in task.guesses)
+
+
+def test_a_gpu_is_no_cpu_of_llvm_with_one_sample_either() -> None:
+    for samples in (1, 32):
+        target = tvm_target(with_samples(find("cuda-h200"), samples))
+        assert (target.kind.name, target.attrs.get("arch")) == ("llvm", None)
 
 
 def test_what_is_not_offered_has_no_schedule() -> None:
