@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 from tvm.script.ir_builder import tirx as T
 
+from . import winograd
 from .epilogue import Epilogue
 from .isa import Expr, broadcast, constant, load, store, vector, zeros
 from .problem import PARALLEL_MIN_US, ConvShape, SumRule, Tile
-from .winograd import FEWEST_CHANNELS, OUTPUT_MAP, POOLS, POSITIONS, SIDE, TileBuilder, stack_buffer
+from .winograd import OUTPUT_MAP, POSITIONS, SIDE, TileBuilder, stack_buffer
 from .words import WORD
 
 MOST_CHANNELS = 1024
@@ -23,19 +24,16 @@ MOST_CHANNELS = 1024
 
 
 def fits(shape: ConvShape) -> bool:
-    """Whether a nest has 3x3 taps at stride 1, enough channels, and outputs for at least one tile."""
-    plain = shape.kernel == (3, 3) and shape.strides == shape.dilations == (1, 1) and shape.pool in POOLS
-    return (
-        plain
-        and FEWEST_CHANNELS <= shape.source.channels <= MOST_CHANNELS
-        and min(shape.out_height, shape.out_width) >= 2
-    )
+    """Whether a nest can run on transformed tiles, and their weights fit a stack."""
+    channels, outputs = shape.source.channels, (shape.out_height, shape.out_width)
+    served = winograd.fits(shape.kernel, (shape.strides, shape.dilations), channels, outputs, shape.pool)
+    return served and channels <= MOST_CHANNELS
 
 
 def transformed_size(shape: ConvShape) -> int:
     """float32 elements of the transformed input."""
-    up = 0 if shape.pool != (1, 1) else 1
-    return POSITIONS * ((shape.out_height + up) // 2) * ((shape.out_width + up) // 2) * shape.source.pixel
+    rows, columns = winograd.tile_grid(shape)
+    return POSITIONS * rows * columns * shape.source.pixel
 
 
 class TransformedTiles(TileBuilder):

@@ -50,6 +50,35 @@ GROUP_TILES = 28
 """Input tiles that are multiplied together, about: their sums stay in the first-level cache."""
 
 
+def fits(
+    kernel: tuple[int, int],
+    steps: Sequence[tuple[int, int]],
+    channels: int,
+    outputs: tuple[int, int],
+    pool: tuple[int, int],
+) -> bool:
+    """Whether a convolution has 3x3 taps at stride 1, enough channels, and outputs for at least one tile.
+
+    Args:
+        kernel: rows and columns of taps.
+        steps: strides and dilations.
+        channels: of the input.
+        outputs: rows and columns.
+        pool: fused max-pooling window.
+    """
+    plain = kernel == (3, 3) and all(step == (1, 1) for step in steps) and pool in POOLS
+    return plain and channels >= FEWEST_CHANNELS and min(outputs) >= 2
+
+
+def tile_grid(shape: ConvShape) -> tuple[int, int]:
+    """Rows and columns of input tiles.
+
+    Outputs of the last tiles overlap those of their neighbours, where a pooling does not drop them anyway.
+    """
+    up = 0 if shape.pool != (1, 1) else 1
+    return (shape.out_height + up) // 2, (shape.out_width + up) // 2
+
+
 def winograd_tile(shape: ConvShape, blocks: int | None) -> Tile:
     """Four input tiles by two vectors of channels: eight accumulators."""
     count = blocks or (2 if shape.blocks % 2 == 0 else 1)
@@ -71,9 +100,7 @@ class TileBuilder(ContractionBuilder, ABC):
     ) -> None:
         super().__init__(isa, family, shape, tile, rule, epilogue, parallel)
         self.pooled = shape.pool != (1, 1)
-        # Outputs of the last tiles overlap those of their neighbours, where a pooling does not drop them anyway.
-        up = 0 if self.pooled else 1
-        self.rows, self.columns = (shape.out_height + up) // 2, (shape.out_width + up) // 2
+        self.rows, self.columns = tile_grid(shape)
         self.tiles = self.rows * self.columns
         self.group = min(self.tiles, max(tile.pixels, -(-self.tiles // -(-self.tiles // GROUP_TILES))))
         self.groups = -(-self.tiles // self.group)

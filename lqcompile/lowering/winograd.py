@@ -8,16 +8,16 @@ import numpy as np
 import numpy.typing as npt
 
 from lqcompile.graph.plan import Contraction
-from lqcompile.schedules.winograd import FEWEST_CHANNELS, POOLS
+from lqcompile.schedules import winograd
 from lqcompile.schedules.x86_winograd import LARGEST_CODE, LARGEST_SUM, LARGEST_TAP, RANGE, transformed
 
 
 def fits(contraction: Contraction, pool: tuple[int, int]) -> bool:
     """Whether a convolution has 3x3 taps at stride 1, enough channels, and outputs for at least one tile."""
     geometry = contraction.geometry
-    plain = geometry.strides == geometry.dilations == (1, 1) and geometry.group == 1
-    wide = contraction.in_shape[0] >= FEWEST_CHANNELS
-    return plain and wide and geometry.kernel == (3, 3) and min(contraction.out_shape[1:]) >= 2 and pool in POOLS
+    steps = (geometry.strides, geometry.dilations)
+    channels, rows, columns = contraction.in_shape[0], *contraction.out_shape[1:]
+    return geometry.group == 1 and winograd.fits(geometry.kernel, steps, channels, (rows, columns), pool)
 
 
 def winograd_run(values: npt.NDArray[Any], largest: int) -> int:
