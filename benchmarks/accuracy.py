@@ -44,8 +44,8 @@ def left(arguments: argparse.Namespace) -> list[Case]:
     """Runs that have no row yet."""
     records = read_records(arguments.results)
 
-    def chosen(setting: str, method: str) -> float | None:
-        return chosen_rate(records, setting, method)
+    def chosen(network: str, setting: str, method: str) -> float | None:
+        return chosen_rate(records, network, setting, method)
 
     return remaining(matrix(arguments.network or list(FORMS), arguments.seeds, chosen), records)
 

@@ -57,25 +57,30 @@ def record(setting="W2A2", method="lq", seed=0, top1=90.0, **changes):
 
 
 def test_every_run_is_in_the_matrix_once_and_seed_0_tries_both_rates():
-    cases = matrix.matrix(["vgg_small", "resnet20"], 3, lambda setting, method: 0.03)
+    networks = ["vgg_small", "resnet20"]
+    cases = matrix.matrix(networks, 3, lambda network, setting, method: 0.03)
     pairs = 1 + 7 * len(matrix.METHODS)
     larger = [case for case in cases if case.form in matrix.LARGER]
-    assert len(cases) == len(set(cases)) == 2 * 3 * pairs + pairs + len(larger)
+    assert len(cases) == len(set(cases)) == 2 * (2 * pairs + 2 * pairs) + len(larger)
     assert len(larger) == 2 * 3 * 3 and {case.method for case in larger} == {"float", "lq"}
     first = cases[: 2 * pairs]
     assert {(case.network, case.seed) for case in first} == {("vgg_small", 0)}
     assert {case.setting for case in first} == set(matrix.SETTINGS) and {case.lr for case in first} == {0.01, 0.03}
-    assert matrix.matrix(["vgg_small", "resnet20"], 3, lambda setting, method: None) == first
-    other = matrix.matrix(["resnet20"], 3, lambda setting, method: 0.03)
+    unknown = matrix.matrix(networks, 3, lambda network, setting, method: None)
+    assert unknown[: 2 * pairs] == first and len(unknown) == 4 * pairs and {case.seed for case in unknown} == {0}
+    other = matrix.matrix(["resnet20"], 3, lambda network, setting, method: 0.03)
     assert other == [case for case in cases if case.network == "resnet20"]
 
 
-def test_the_better_rate_is_chosen_once_both_are_known():
+def test_every_network_chooses_its_rates_among_both_once_they_are_known():
     rows = [record(lr=0.03), record(lr=0.01, seed=1, top1=95.0), record(lr=0.01, network="resnet20", top1=95.0)]
-    assert records.chosen_rate(rows, "W2A2", "lq") is None
+    assert records.chosen_rate(rows, "vgg_small", "W2A2", "lq") is None
     rows.append(record(lr=0.01, top1=90.1))
     rows.append(record(lr=0.03, top1=95.0, epochs=6))
-    assert records.chosen_rate(rows, "W2A2", "lq") == 0.01
+    assert records.chosen_rate(rows, "vgg_small", "W2A2", "lq") == 0.01
+    form = {"network": "resnet20", "width": matrix.FORMS["resnet20"].width}
+    rows += [record(lr=0.01, top1=80.0, **form), record(lr=0.03, top1=81.0, **form)]
+    assert records.chosen_rate(rows, "resnet20", "W2A2", "lq") == 0.03
 
 
 def test_records_are_added_and_read_back_and_done_runs_are_skipped(tmp_path):
@@ -85,7 +90,7 @@ def test_records_are_added_and_read_back_and_done_runs_are_skipped(tmp_path):
     for row in rows:
         records.append_record(path, row)
     assert records.read_records(path) == rows
-    left = records.remaining(matrix.matrix(["vgg_small"], 1, lambda setting, method: None), rows)
+    left = records.remaining(matrix.matrix(["vgg_small"], 1, lambda network, setting, method: None), rows)
     assert len(left) == 44 - 3 and rows[0].case not in left
     path.write_text("network,seed\n", encoding="utf-8")
     with pytest.raises(ValueError, match=r"results.csv: found columns \['network', 'seed'\], expected"):

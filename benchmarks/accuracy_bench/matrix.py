@@ -23,7 +23,7 @@ SETTINGS: dict[str, tuple[int, int]] = {
 """Bits of weights and activations; 32 is float."""
 
 RATES = (0.01, 0.03)
-"""Highest learning rates that every method is tried with at every setting: seed 0 of `FIRST` chooses."""
+"""Highest learning rates that every method is tried with at every setting: seed 0 of each network chooses."""
 
 CLAIMED = ("W2A2", "W1A2", "W3A3")
 """Settings that claims are made of; these get seeds first."""
@@ -52,7 +52,7 @@ FORMS = {
 }
 
 FIRST = "vgg_small"
-"""The network whose seed 0 chooses the rates."""
+"""The network that gets all settings first, and larger forms."""
 
 LARGER = (replace(FORMS[FIRST], width=0.25), replace(FORMS[FIRST], epochs=6))
 """Forms of the first network that show whether width or training is what the distance to float comes from."""
@@ -87,41 +87,49 @@ class Case:
         return SETTINGS[self.setting]
 
 
-Choice = Callable[[str, str], float | None]
-"""From a setting and a method to the learning rate that was chosen for them, None while it is not."""
+Choice = Callable[[str, str, str], float | None]
+"""From a network, a setting and a method to the learning rate that was chosen for them, None while it is not."""
 
 
 def matrix(networks: Sequence[str], seeds: int, chosen: Choice) -> list[Case]:
     """All runs that are known by now; stopped anywhere, what is done makes a table.
 
-    First everything on the first network with one seed and both rates. The better rates then serve all other runs:
-    further seeds of the claimed settings, the larger forms and the other networks seed by seed, and at last the other
-    settings.
+    First everything on the first network with one seed and both rates. The better rates then serve all its other runs:
+    further seeds of the claimed settings and the larger forms. The other networks choose for themselves in the same
+    way, claimed settings first; at last come the further seeds of the other settings.
 
     Args:
         networks: keys of `FORMS`.
         seeds: of each network.
-        chosen: the rate for a setting and a method.
+        chosen: the rate for a network, a setting and a method.
     """
-    others = [setting for setting in SETTINGS if setting not in (FLOAT, *CLAIMED)]
-    claimed, other = _pairs(CLAIMED), _pairs(others)
+    claimed, other = _pairs(CLAIMED), _pairs([name for name in SETTINGS if name not in (FLOAT, *CLAIMED)])
     found: list[Case] = []
-    if FIRST in networks:
-        found += [
-            Case(network=FIRST, form=FORMS[FIRST], setting=setting, method=method, seed=0, lr=lr)
-            for setting, method in _pairs((*CLAIMED, *others))
-            for lr in RATES
-        ]
-    order = [(FIRST, FORMS[FIRST], seed, claimed) for seed in range(1, seeds)]
+
+    def add(network: str, form: Form, seed: int, pairs: Sequence[tuple[str, str]], rates: Sequence[float] = ()) -> None:
+        for setting, method in pairs if network in networks else ():
+            best = chosen(network, setting, method)
+            found.extend(
+                Case(network=network, form=form, setting=setting, method=method, seed=seed, lr=lr)
+                for lr in rates or (() if best is None else (best,))
+            )
+
+    others = {network: form for network, form in FORMS.items() if network != FIRST}
+    add(FIRST, FORMS[FIRST], 0, (*claimed, *other), RATES)
+    for seed in range(1, seeds):
+        add(FIRST, FORMS[FIRST], seed, claimed)
+    for network, form in others.items():
+        add(network, form, 0, claimed, RATES)
     for seed in range(seeds):
-        order += [(FIRST, form, seed, HELD_TO_FLOAT) for form in LARGER]
-        order += [(network, FORMS[network], seed, claimed) for network in FORMS if network != FIRST]
-    order += [(network, FORMS[network], seed, other) for seed in range(seeds) for network in FORMS]
-    for network, form, seed, pairs in order:
-        for setting, method in pairs:
-            lr = chosen(setting, method)
-            if network in networks and lr is not None:
-                found.append(Case(network=network, form=form, setting=setting, method=method, seed=seed, lr=lr))
+        for form in LARGER:
+            add(FIRST, form, seed, HELD_TO_FLOAT)
+        for network, form in others.items():
+            add(network, form, seed, claimed)
+    for network, form in others.items():
+        add(network, form, 0, other, RATES)
+    for seed in range(1, seeds):
+        for network, form in FORMS.items():
+            add(network, form, seed, other)
     return list(dict.fromkeys(found))
 
 

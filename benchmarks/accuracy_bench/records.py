@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from accuracy_bench.matrix import FIRST, FORMS, RATES, Case, Form
+from accuracy_bench.matrix import FORMS, RATES, Case, Form
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,10 +115,11 @@ def remaining(cases: Sequence[Case], records: Sequence[Record]) -> list[Case]:
     return [case for case in cases if case not in done]
 
 
-def chosen_rate(records: Sequence[Record], setting: str, method: str) -> float | None:
-    """The rate of `RATES` with the higher test accuracy at seed 0 of `FIRST`; None until both have been tried."""
+def chosen_rate(records: Sequence[Record], network: str, setting: str, method: str) -> float | None:
+    """The rate of `RATES` with the higher test accuracy at seed 0 of a network; None until both have been tried."""
     done = {record.case: record.top1 for record in records}
-    cases = [Case(network=FIRST, form=FORMS[FIRST], setting=setting, method=method, seed=0, lr=lr) for lr in RATES]
+    form = FORMS[network]
+    cases = [Case(network=network, form=form, setting=setting, method=method, seed=0, lr=lr) for lr in RATES]
     return max(cases, key=lambda case: done[case]).lr if set(cases) <= set(done) else None
 
 

@@ -27,9 +27,12 @@ ABLATIONS: dict[str, Callable[[Record], float | None]] = {
 
 def markdown(records: Sequence[Record]) -> str:
     """All tables, network by network; those of accuracies hold the runs with the chosen rates."""
-    rates = {(record.setting, record.method): chosen_rate(records, record.setting, record.method) for record in records}
-    chosen = [record for record in records if record.lr == rates[record.setting, record.method]]
-    parts = [f"Both rates, seed 0 of {FIRST}:", "", *_rates(records), ""]
+    kinds = {(record.network, record.setting, record.method) for record in records}
+    rates = {kind: chosen_rate(records, *kind) for kind in kinds}
+    chosen = [record for record in records if record.lr == rates[record.network, record.setting, record.method]]
+    parts = []
+    for network in FORMS:
+        parts += [f"Both rates, seed 0 of {network}:", "", *_rates(records, network), ""]
     for network, form in FORMS.items():
         runs = [row for row in chosen if (row.network, row.case.form) == (network, form)]
         tried = [record for record in records if record.network == network]
@@ -38,11 +41,11 @@ def markdown(records: Sequence[Record]) -> str:
     return "\n".join(parts)
 
 
-def _rates(records: Sequence[Record]) -> Iterator[str]:
+def _rates(records: Sequence[Record], network: str) -> Iterator[str]:
     columns = [f"{TITLES[method]} {lr:g}" for method in METHODS for lr in RATES]
     yield f"| setting | {' | '.join(columns)} |"
     yield f"|---|{'---|' * len(columns)}"
-    runs = [row for row in records if (row.network, row.case.form, row.seed) == (FIRST, FORMS[FIRST], 0)]
+    runs = [row for row in records if (row.network, row.case.form, row.seed) == (network, FORMS[network], 0)]
     for setting in _settings(runs):
         methods = [FLOAT] if setting == FLOAT else METHODS
         cells = []
