@@ -2,36 +2,53 @@
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import onnx_ir
 
-from lqcompile.graph.contract import read_geometry
 from lqcompile.graph.nodes import (
     Shape,
-    check_explicit_pads,
     check_rank,
     constant,
+    float_attribute,
     float_parameter,
     int_attribute,
     sample_shape,
     unsupported,
     violation,
 )
+from lqcompile.graph.padding import read_padded_geometry
 from lqcompile.graph.qdq import read_int8_weights
-from lqcompile.graph.specs import FloatWeights, Int8Weights
+from lqcompile.graph.specs import Float32Array, FloatWeights, Int8Weights
 
 
-def read_dense_weights(node: onnx_ir.Node, index: int = 1) -> FloatWeights | Int8Weights:
-    """Weights of a Conv, Gemm or MatMul as they are stored: constant float32, or int8 through DequantizeLinear.
+def read_dense_weights(node: onnx_ir.Node) -> FloatWeights | Int8Weights:
+    """Weights of a Conv, Gemm or MatMul, output channels first: constant float32, or int8 through DequantizeLinear.
 
     Raises:
         ModelError: they are computed, or have NaN or infinite entries.
-        UnsupportedError: they have another type.
+        UnsupportedError: they have another type, or their scales are not those of the output channels.
     """
-    value = node.inputs[index]
+    turned = node.op_type == "MatMul" or (node.op_type == "Gemm" and not int_attribute(node, "transB", 0))
+    value = node.inputs[1]
     producer = value.producer() if value is not None else None
     if producer is not None and producer.op_type == "DequantizeLinear" and constant(producer.inputs[0]) is not None:
-        return read_int8_weights(producer)
-    return FloatWeights(values=float_parameter(node, index, "weight"))
+        return read_int8_weights(producer, axis=1 if turned else 0)
+    weights = float_parameter(node, 1, "weight")
+    return FloatWeights(values=weights.T if turned else weights)
+
+
+def read_dense_bias(node: onnx_ir.Node) -> Float32Array:
+    """Bias of a Conv or Gemm: float32[O] or float32[1], 0 where it has none; int32 ones come dequantized.
+
+    Raises:
+        ModelError: it is computed, or has NaN or infinite entries.
+        UnsupportedError: it has another type.
+    """
+    if len(node.inputs) > 2 and node.inputs[2] is not None:
+        return float_parameter(node, 2, "bias").reshape(-1)
+    return np.zeros(1, np.float32)
 
 
 def check_conv(node: onnx_ir.Node) -> None:
@@ -42,16 +59,14 @@ def check_conv(node: onnx_ir.Node) -> None:
         UnsupportedError: the node asks for something that is not compiled.
     """
     check_rank(node, 4)
-    check_explicit_pads(node)
     weights = read_dense_weights(node)
     kernel = weights.shape[2:]
     attribute = node.attributes.get("kernel_shape")
     if len(kernel) != 2 or (attribute is not None and tuple(attribute.as_ints()) != kernel):
         declared = "" if attribute is None else f" with kernel_shape={list(attribute.as_ints())}"
         raise violation(node, f"weights are {list(weights.shape)}{declared}, expected [O,C/group,kh,kw]")
-    geometry = read_geometry(node, (kernel[0], kernel[1]))
-    if len(node.inputs) > 2 and node.inputs[2] is not None:
-        float_parameter(node, 2, "bias")
+    geometry = read_padded_geometry(node, (kernel[0], kernel[1]))
+    read_dense_bias(node)
     check_channels(node, weights.shape, geometry.group)
 
 
@@ -79,15 +94,13 @@ def check_gemm(node: onnx_ir.Node) -> None:
         UnsupportedError: the node asks for something that is not compiled.
     """
     check_rank(node, 2)
-    for label, expected in (("alpha", 1.0), ("beta", 1.0)):
-        attribute = node.attributes.get(label)
-        if attribute is not None and attribute.as_float() != expected:
-            raise unsupported(node, f"{label}={attribute.as_float():g}", f"{expected:g}", "fold it into the weights")
+    for label in ("alpha", "beta"):
+        factor = float_attribute(node, label, 1.0)
+        if not math.isfinite(factor):
+            raise unsupported(node, f"{label}={factor:g}", "a finite number", "look for a diverged training run")
     if int_attribute(node, "transA", 0):
         raise unsupported(node, "transA=1", "0", "export a linear layer")
-    weights = read_dense_weights(node)
-    if isinstance(weights, Int8Weights) and not int_attribute(node, "transB", 0):
-        raise unsupported(node, "int8 weights with transB=0", "transB=1", "store the weights as [O,C]")
+    _check_matrix(node)
     if len(node.inputs) > 2 and node.inputs[2] is not None:
         bias = float_parameter(node, 2, "bias")
         if bias.size not in (1, sample_shape(node.outputs[0])[0]) or bias.shape[-1:] not in ((), (bias.size,)):
@@ -102,8 +115,12 @@ def check_matmul(node: onnx_ir.Node) -> None:
         UnsupportedError: the node asks for something that is not compiled.
     """
     check_rank(node, 2)
-    weights = read_dense_weights(node)
-    if isinstance(weights, Int8Weights):
-        raise unsupported(node, "int8 weights", "float32", "use Gemm with transB=1")
-    if len(weights.shape) != 2:
-        raise unsupported(node, f"weights of shape {list(weights.shape)}", "[C,O]", "export a linear layer")
+    _check_matrix(node)
+
+
+def _check_matrix(node: onnx_ir.Node) -> None:
+    value = node.inputs[1]
+    if value is None or value.shape is None or len(value.shape) != 2:
+        shape = [] if value is None or value.shape is None else list(value.shape)
+        raise unsupported(node, f"weights of shape {shape}", "[C,O]", "export a linear layer")
+    read_dense_weights(node)

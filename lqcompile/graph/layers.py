@@ -10,8 +10,9 @@ import onnx_ir
 
 from lqcompile.graph.builder import FlowBuilder, View
 from lqcompile.graph.contract import read_bias, read_geometry, read_weights
-from lqcompile.graph.dense import read_dense_weights
-from lqcompile.graph.nodes import float_parameter, int_attribute
+from lqcompile.graph.dense import read_dense_bias, read_dense_weights
+from lqcompile.graph.nodes import float_attribute
+from lqcompile.graph.padding import read_padded_geometry
 from lqcompile.graph.plan import Affine, AnyWeights, Contraction, Geometry, Shape
 from lqcompile.graph.specs import FloatWeights, Int8Weights, LowBitWeights
 
@@ -22,45 +23,42 @@ def low_bit(builder: FlowBuilder, node: onnx_ir.Node) -> None:
     """LQConv and LQLinear."""
     weights = read_weights(node)
     if node.op_type == "LQConv":
-        _convolve(builder, node, weights, read_bias(node))
+        geometry = read_geometry(node, (weights.shape[2], weights.shape[3]))
+        _convolve(builder, node, weights, geometry, read_bias(node))
     else:
         _multiply(builder, node, weights, read_bias(node))
 
 
 def convolution(builder: FlowBuilder, node: onnx_ir.Node) -> None:
     """Conv."""
-    _convolve(builder, node, read_dense_weights(node), _optional_bias(node))
+    weights = read_dense_weights(node)
+    geometry = read_padded_geometry(node, (weights.shape[2], weights.shape[3]))
+    _convolve(builder, node, weights, geometry, read_dense_bias(node))
 
 
 def gemm(builder: FlowBuilder, node: onnx_ir.Node) -> None:
-    """Gemm with constant weights: a linear layer."""
-    weights = read_dense_weights(node)
-    if isinstance(weights, FloatWeights) and not int_attribute(node, "transB", 0):
-        weights = FloatWeights(values=weights.values.T)
-    _multiply(builder, node, weights, _optional_bias(node))
+    """Gemm with constant weights, ``alpha * x W + beta * b``: a linear layer."""
+    bias = read_dense_bias(node).astype(np.float64) * float_attribute(node, "beta", 1.0)
+    _multiply(builder, node, read_dense_weights(node), bias, alpha=float_attribute(node, "alpha", 1.0))
 
 
 def matmul(builder: FlowBuilder, node: onnx_ir.Node) -> None:
-    """MatMul with constant weights [C, O]: a linear layer without bias."""
-    _multiply(builder, node, FloatWeights(values=read_dense_weights(node).dequantize().T), np.zeros(1))
+    """MatMul with constant weights: a linear layer without bias."""
+    _multiply(builder, node, read_dense_weights(node), np.zeros(1))
 
 
-def _optional_bias(node: onnx_ir.Node) -> FloatArray:
-    if len(node.inputs) > 2 and node.inputs[2] is not None:
-        return float_parameter(node, 2, "bias").reshape(-1)
-    return np.zeros(1)
-
-
-def _convolve(builder: FlowBuilder, node: onnx_ir.Node, weights: AnyWeights, bias: FloatArray) -> None:
+def _convolve(
+    builder: FlowBuilder, node: onnx_ir.Node, weights: AnyWeights, geometry: Geometry, bias: FloatArray
+) -> None:
     view = builder.view(node)
-    _, _, rows, columns = weights.shape
-    geometry = read_geometry(node, (rows, columns))
     out_shape = (weights.shape[0], *geometry.output_size(*view.shape[1:]))
     contraction = Contraction(weights=weights, geometry=geometry, in_shape=view.shape, out_shape=out_shape)
     _emit(builder, node, view, contraction, out_shape, bias)
 
 
-def _multiply(builder: FlowBuilder, node: onnx_ir.Node, weights: AnyWeights, bias: FloatArray) -> None:
+def _multiply(
+    builder: FlowBuilder, node: onnx_ir.Node, weights: AnyWeights, bias: FloatArray, alpha: float = 1.0
+) -> None:
     """``linear(flatten(x)) --> conv(x)`` with a kernel as large as the image; ONNX flattens in the order C, H, W."""
     view = builder.view(node)
     outputs = weights.shape[0]
@@ -73,7 +71,7 @@ def _multiply(builder: FlowBuilder, node: onnx_ir.Node, weights: AnyWeights, bia
         in_shape=(view.stored[0], *image),
         out_shape=(outputs, 1, 1),
     )
-    _emit(builder, node, view, contraction, (outputs,), bias)
+    _emit(builder, node, view, contraction, (outputs,), bias, alpha)
 
 
 def reshape_weights(weights: AnyWeights, shape: Shape) -> AnyWeights:
@@ -92,11 +90,12 @@ def _emit(
     contraction: Contraction,
     shape: Shape,
     bias: FloatArray,
+    alpha: float = 1.0,
 ) -> None:
-    """Append the contraction and, unless it is zero, its bias."""
+    """Append the contraction and, unless they change nothing, its factor and bias."""
     shift = np.broadcast_to(bias.astype(np.float64), shape[:1]).copy()
-    if not shift.any():
+    if not shift.any() and alpha == 1:
         builder.emit(node, contraction, (view,), shape)
         return
     total = builder.emit(node, contraction, (view,), shape, part="sum")
-    builder.emit(node, Affine(scale=np.ones_like(shift), shift=shift), (total,), shape)
+    builder.emit(node, Affine(scale=np.full_like(shift, alpha), shift=shift), (total,), shape)

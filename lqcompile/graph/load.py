@@ -16,6 +16,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from lqcompile.errors import ModelError
 from lqcompile.graph import schema
+from lqcompile.graph.folding import fold_quantized_constants
 
 MIN_OPSET = 13
 MAX_OPSET = 26
@@ -100,6 +101,7 @@ def prepare(model: onnx.ModelProto, subject: str = "model") -> onnx_ir.Model:
         result: onnx_ir.Model = onnx_ir.from_proto(inferred)
     except _INVALID as e:
         raise ModelError(f"{subject}: found an invalid graph ({' '.join(str(e).split())}); {AGAIN}") from e
+    fold_quantized_constants(result.graph)
     return result
 
 

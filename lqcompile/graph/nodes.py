@@ -47,11 +47,20 @@ def int_attribute(node: onnx_ir.Node, label: str, default: int) -> int:
     return default if attribute is None else attribute.as_int()
 
 
+def float_attribute(node: onnx_ir.Node, label: str, default: float) -> float:
+    """Value of an optional attribute: a float32 number."""
+    attribute = node.attributes.get(label)
+    return default if attribute is None else attribute.as_float()
+
+
 def constant(value: onnx_ir.Value | None) -> npt.NDArray[np.generic] | None:
-    """Content of an initializer or of the output of a Constant node, through Identity; None for anything computed."""
+    """Content of an initializer or of the output of a Constant node, through Identity; None for anything computed.
+
+    What `lqcompile.graph.folding` has evaluated counts as constant.
+    """
     while value is not None:
         producer = value.producer()
-        if producer is None:
+        if producer is None or value.const_value is not None:
             return None if value.const_value is None else np.asarray(value.const_value.numpy())
         if producer.op_type == "Constant":
             tensor = onnx_ir.convenience.get_const_tensor(value)
@@ -129,14 +138,3 @@ def check_rank(node: onnx_ir.Node, rank: int) -> None:
     if found != rank:
         axes = "[N,C,H,W]" if rank == 4 else "[N,C]"
         raise unsupported(node, f"an input of rank {found}", f"{rank} {axes}", "reshape it before")
-
-
-def check_explicit_pads(node: onnx_ir.Node) -> None:
-    """Refuse pads that depend on the size of the input.
-
-    Raises:
-        UnsupportedError: auto_pad asks for that.
-    """
-    attribute = node.attributes.get("auto_pad")
-    if attribute is not None and attribute.as_string() not in ("NOTSET", "VALID"):
-        raise unsupported(node, f"auto_pad={attribute.as_string()}", "NOTSET", "export with explicit pads")

@@ -11,10 +11,8 @@ from collections.abc import Callable
 
 import onnx_ir
 
-from lqcompile.graph.contract import read_geometry
 from lqcompile.graph.dense import check_conv, check_gemm, check_matmul
 from lqcompile.graph.nodes import (
-    check_explicit_pads,
     check_rank,
     constant,
     float_parameter,
@@ -23,6 +21,7 @@ from lqcompile.graph.nodes import (
     sample_shape,
     unsupported,
 )
+from lqcompile.graph.padding import read_padded_geometry
 from lqcompile.graph.qdq import check_dequantize, check_quantize
 
 
@@ -83,14 +82,16 @@ def _clip(node: onnx_ir.Node) -> None:
 
 def _pool(node: onnx_ir.Node) -> None:
     check_rank(node, 4)
-    check_explicit_pads(node)
     _check_single_output(node)
     if "dilations" in node.attributes and set(node.attributes["dilations"].as_ints()) != {1}:
         raise unsupported(node, "dilations", "none", "pool without dilation")
-    geometry = read_geometry(node, pool_kernel(node))
-    floor_size = geometry.output_size(*sample_shape(node.inputs[0])[1:])
-    if sample_shape(node.outputs[0])[1:] != floor_size:
-        raise unsupported(node, "ceil_mode=1 with a partial last window", "ceil_mode=0", "export with ceil_mode=False")
+    geometry = read_padded_geometry(node, pool_kernel(node))
+    size, inferred = geometry.output_size(*sample_shape(node.inputs[0])[1:]), sample_shape(node.outputs[0])[1:]
+    if inferred != size:
+        # Before opset 22 the shape inference of ONNX counts windows that start behind the image; ONNX Runtime does not.
+        raise unsupported(
+            node, f"images of {list(inferred)} as output", str(list(size)), "export with opset 22 or ceil_mode=False"
+        )
 
 
 def pool_kernel(node: onnx_ir.Node) -> tuple[int, int]:

@@ -13,9 +13,10 @@ import onnx_ir
 
 from lqcompile.graph import layers
 from lqcompile.graph.builder import FlowBuilder, View
-from lqcompile.graph.contract import read_geometry, read_quantizer
+from lqcompile.graph.contract import read_quantizer
 from lqcompile.graph.flow import Add, Flow, Kind
-from lqcompile.graph.nodes import constant, float_parameter, int_attribute, unsupported
+from lqcompile.graph.nodes import constant, float_parameter, unsupported
+from lqcompile.graph.padding import counts_padding, read_padded_geometry
 from lqcompile.graph.plan import Affine, AveragePool, Clamp, Concat, MaxPool, Softmax
 from lqcompile.graph.qdq import read_uniform_quantizer
 from lqcompile.graph.supported import pool_kernel
@@ -155,19 +156,19 @@ def _pooled_view(builder: FlowBuilder, node: onnx_ir.Node) -> View:
 
 def _max_pool(builder: FlowBuilder, node: onnx_ir.Node) -> None:
     view = _pooled_view(builder, node)
-    geometry = read_geometry(node, pool_kernel(node))
+    geometry = read_padded_geometry(node, pool_kernel(node))
     kind = MaxPool(kernel=geometry.kernel, strides=geometry.strides, pads=geometry.pads)
     builder.emit(node, kind, (view,), (view.shape[0], *geometry.output_size(*view.shape[1:])))
 
 
 def _average_pool(builder: FlowBuilder, node: onnx_ir.Node) -> None:
     view = _pooled_view(builder, node)
-    geometry = read_geometry(node, pool_kernel(node))
+    geometry = read_padded_geometry(node, pool_kernel(node))
     kind = AveragePool(
         kernel=geometry.kernel,
         strides=geometry.strides,
         pads=geometry.pads,
-        count_include_pad=bool(int_attribute(node, "count_include_pad", 0)),
+        count_include_pad=counts_padding(node, geometry.kernel),
     )
     builder.emit(node, kind, (view,), (view.shape[0], *geometry.output_size(*view.shape[1:])))
 

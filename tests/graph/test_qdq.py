@@ -106,16 +106,16 @@ CASES = [
         r"\(QuantizeLinear\): found codes of type int16, expected uint8 or int8; quantize to 8 bits$",
     ),
     (
-        lambda: weights_model(ONES.astype(np.uint8), 0.1, 0, None),
-        r"\(DequantizeLinear\): found uint8 weights with zero points \[0\], expected int8 and 0; quantize",
+        lambda: weights_model(ONES.astype(np.uint8) + 254, 0.1, 20, None),
+        r"\(DequantizeLinear\): found uint8 weights of 235\.\.235 around zero points \[20\], expected -128\.\.127;",
     ),
     (
-        lambda: weights_model(ONES, [0.1, 0.1], [0, 4]),
-        r"\(DequantizeLinear\): found int8 weights with zero points \[0, 4\], expected int8 and 0; quantize",
+        lambda: weights_model(ONES + 125, [0.1, 0.1], [0, -4]),
+        r"\(DequantizeLinear\): found int8 weights of 126\.\.130 around zero points \[-4, 0\], expected -128\.\.127;",
     ),
     (
         lambda: weights_model(ONES, [0.1] * 3, [0] * 3, 1),
-        r"\[3\] scales along axis 1 of \[2, 3, 3, 3\] weights, expected one per output channel, axis 0; .*transB=1\)$",
+        r"\[3\] scales along axis 1 of \[2, 3, 3, 3\] weights, expected one per output channel, axis 0; quantize",
     ),
 ]
 
@@ -160,14 +160,15 @@ def test_codes_that_something_else_reads():
     refuse(model, r"\(QuantizeLinear\): found that node 'copy' \(Identity\) reads its codes, expected only Dequant")
 
 
-def test_constant_that_is_quantized():
-    builder = Builder(rng(), (3, 4, 4))
-    constant_input = builder.constant("c", np.ones((1, 3, 4, 4), np.float32))
-    names = [builder.constant("scale", np.float32(1)), builder.constant("zero_point", np.uint8(0))]
-    builder.node("QuantizeLinear", [constant_input, *names], (3, 4, 4)).node(
-        "DequantizeLinear", ["v_quantizelinear_0", *names], (3, 4, 4)
-    ).add("x")
-    refuse(builder.build(), r"\(QuantizeLinear\): found a constant input, expected an activation; store its codes$")
+@pytest.mark.parametrize(("dtype", "zero_point"), [("uint8", 120), ("int8", 3), ("int8", [1, -2])])
+def test_weights_around_a_zero_point(dtype, zero_point):
+    """What 8 bits hold without the zero point is compiled with it subtracted."""
+    draw = rng().integers(-100, 101, (2, 3, 3, 3))
+    points = np.reshape(zero_point, (-1, 1, 1, 1))
+    scale = np.full(np.shape(zero_point), 0.5)
+    loaded = prepare(weights_model((draw + points).astype(dtype), scale, zero_point))
+    check(loaded)
+    np.testing.assert_array_equal(read_int8_weights(next(iter(loaded.graph))).values, draw)
 
 
 def test_dequantize_of_something_else():
