@@ -1,21 +1,28 @@
 """The command line, on fakes of the compiler: what is printed where, and with which exit code."""
 
+import errno
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
 import types
+from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+import typer
 from onnx import helper, numpy_helper
 
 from lqcompile import cli
+from lqcompile.cli import console
 from lqcompile.cli.building import show_build
 from lqcompile.errors import LQCompileError
 from lqcompile.files import write_atomically
+
+PROGRAM = (sys.executable, "-m", "lqcompile")
 
 LAYERS = [
     {"name": "conv1", "op": "LQConv", "weight_bits": 2, "act_bits": 2, "kernel": "popcount", "reason": "fastest [a]"},
@@ -124,14 +131,25 @@ def test_help_and_version(call):
     assert call("--version")[1].startswith("lqcompile 0.")
 
 
-@pytest.mark.parametrize(
-    "command", ["build", "run", "verify", "inspect", "bench", "targets", "bundle", "demo", "train"]
-)
-def test_each_command_has_an_example_and_json(call, command):
-    code, out, _ = call(command, "--help")
+def commands(group, *names):
+    """All commands of the program and of its groups, with the words that name them."""
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from commands(command, *names, name)
+        else:
+            yield pytest.param((*names, name), command, id=" ".join((*names, name)))
+
+
+@pytest.mark.parametrize(("names", "command"), [*commands(typer.main.get_command(cli.app))])
+def test_each_command_has_json_and_an_example_that_it_takes(call, names, command):
+    code, out, _ = call(*names, "--help")
     assert code == 0
-    assert f"Example: lqcompile {command}" in out
-    assert "--json" in out
+    assert ("--json" in out) == (names != ("serve",))
+    example = command.epilog.removeprefix("Example: ")
+    assert " ".join(example.split()) in " ".join(out.split())
+    words = shlex.split(example)
+    assert words[: 1 + len(names)] == ["lqcompile", *names]
+    command.make_context("lqcompile", words[1 + len(names) :])
 
 
 @pytest.mark.parametrize(
@@ -426,8 +444,48 @@ def test_signals_leave_nothing_behind(tmp_path, number, expected):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_standard_output_on_a_full_disk_is_one_line(options):
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [*PROGRAM, "targets", *options], stdout=full, stderr=subprocess.PIPE, text=True, timeout=60
+        )
+    assert done.returncode == 1
+    assert "found a full disk, expected room for standard output and for temporary files" in one_error(done.stderr)
+
+
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_a_reader_that_leaves_ends_the_program_without_a_word(options):
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [*PROGRAM, "targets", *options], stdout=writing, stderr=subprocess.PIPE, text=True, timeout=60
+    )
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+def test_another_error_of_the_system_is_not_hidden(call, compiler, monkeypatch):
+    def fail(*_, **__):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(sys.modules["lqcompile.build"], "build", fail)
+    with pytest.raises(OSError, match="Input/output error"):
+        call("build", "m.onnx")
+
+
+def test_progress_without_a_terminal_is_a_line_now_and_then(capsys, monkeypatch):
+    clock = iter((0.0, 9.9, 10.0, 19.9, 20.1))
+    monkeypatch.setattr(console.time, "monotonic", lambda: next(clock))
+    with console.progress_bar("Building m.onnx") as move:
+        for part in (0.1, 0.2, 0.3, 0.4):
+            move("compiling", part)
+    lines = "Building m.onnx: compiling, 20 %\nBuilding m.onnx: compiling, 40 %\n"
+    assert capsys.readouterr() == ("", lines)
+
+
 def test_module_runs_as_a_program():
-    done = subprocess.run([sys.executable, "-m", "lqcompile", "run"], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([*PROGRAM, "run"], capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
     assert "Missing argument" in one_error(done.stderr)
 

@@ -55,6 +55,11 @@ def test_merge_and_export(folders, call, tmp_path) -> None:
     code, out, _ = call("records", "export", tmp_path / "all", "-o", tmp_path / "tuned.json")
     assert code == 0 and read_tuned(tmp_path / "tuned.json") == read_tuned(tmp_path / "all")
     assert len(read_tuned(folders[0])) == 1, "what is merged stays as it was"
+    code, out, _ = call("records", "merge", folders[0], "-o", tmp_path / "all", "--json")
+    tuned = len(read_tuned(tmp_path / "all"))
+    assert code == 0 and json.loads(out) == {"output": f"{tmp_path}/all", "tuned": tuned, "added": 0, "trials": 16}
+    code, out, _ = call("records", "export", tmp_path / "all", "-o", tmp_path / "tuned.json", "--json")
+    assert code == 0 and json.loads(out) == {"output": f"{tmp_path}/tuned.json", "tuned": tuned}
 
 
 def test_what_cannot_be_shown_merged_or_exported(folders, call, tmp_path) -> None:

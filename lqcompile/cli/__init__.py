@@ -1,11 +1,13 @@
 """The command line: ``lqcompile COMMAND``.
 
 Exit code 0 only when the thing asked for was done; 1 for an error, 2 for wrong usage, 130 for Ctrl-C. Results go to
-standard output, everything else to standard error. Each command imports what it needs when it runs.
+standard output, everything else to standard error; where the reader of standard output leaves (``| head``) the program
+does too, without a word and with 1. Each command imports what it needs when it runs.
 """
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import os
 import signal
@@ -33,12 +35,10 @@ from lqcompile.cli import (
     tuning,
     verification,
 )
+from lqcompile.cli.console import INTERRUPTED
 from lqcompile.errors import LQCompileError
 
 DEBUG = "--debug"
-
-INTERRUPTED = 130
-"""Exit code after Ctrl-C, as shells have it: 128 and the number of SIGINT."""
 
 app = typer.Typer(
     name="lqcompile",
@@ -101,6 +101,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         if importlib.util.find_spec("onnx") is not None or not _lacks_compiler(error):
             raise
         return _report(_missing(arguments), LQCompileError.exit_code, debug=debug)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        _discard_output()
+        message = (
+            "found a full disk, expected room for standard output and for temporary files; free some, write elsewhere, "
+            "or set TMPDIR"
+        )
+        return _report(message, LQCompileError.exit_code, debug=debug)
     except KeyboardInterrupt:
         outcome = INTERRUPTED
     code = outcome if isinstance(outcome, int) else 0
@@ -134,6 +143,11 @@ def _report(message: str, code: int, *, debug: bool) -> int:
         traceback.print_exc()
     sys.stderr.write(f"lqcompile: error: {' '.join(message.split())}\n")
     return code
+
+
+def _discard_output() -> None:
+    """Let what is still to be written to standard output vanish: Python would fail once more when it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _lacks_compiler(error: ImportError | AttributeError) -> bool:

@@ -76,11 +76,9 @@ def build(
 ) -> None:
     """Compile an ONNX model into one artifact file."""
     from lqcompile.build import build as build_model
-    from lqcompile.errors import BuildError, InputError
+    from lqcompile.errors import InputError
 
-    path = output or model.with_suffix(".tar")
-    if path.resolve() == model.resolve():
-        raise BuildError(f"output '{path}': found the model itself, expected another name; choose one with --output")
+    path = artifact_path(model, output)
     if (rpc is not None or tracker is not None) and select != "measure":
         raise InputError("build: found a board without --select measure, expected both; a build needs no board else")
     with progress_bar(f"Building {model.name}") as move, board(rpc, tracker, key, timeout, move) as device:
@@ -102,6 +100,20 @@ def build(
         print_json(report)
     else:
         show_build(report, "this machine" if device is None else str(device))
+
+
+def artifact_path(model: Path, output: Path | None) -> Path:
+    """Where the artifact of a model goes: where --output says, or beside the model.
+
+    Raises:
+        BuildError: that is the model itself.
+    """
+    from lqcompile.errors import BuildError
+
+    path = output or model.with_suffix(".tar")
+    if path.resolve() == model.resolve():
+        raise BuildError(f"output '{path}': found the model itself, expected another name; choose one with --output")
+    return path
 
 
 def _board_to_measure_on(device: Device) -> Board:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Annotated, Any
@@ -18,6 +19,12 @@ from rich.table import Table
 ProgressCallback = Callable[[str, float], None]
 """Called with what is being done and the part of it that is done, 0 to 1."""
 
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it: 128 and the number of SIGINT."""
+
+LINE_S = 10.0
+"""Seconds between two lines of progress, where there is no terminal."""
+
 _FILE_WIDTH = 160
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
@@ -26,6 +33,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object 
 def print_json(value: object) -> None:
     """Print JSON; numbers that JSON lacks (NaN, infinity) become null."""
     sys.stdout.write(json.dumps(_finite(value), indent=2, allow_nan=False) + "\n")
+    sys.stdout.flush()
 
 
 def print_text(text: str) -> None:
@@ -47,16 +55,20 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[obje
 
 
 @contextmanager
-def progress_bar(what: str) -> Iterator[ProgressCallback]:
-    """Show a bar on standard error while the block runs, where that is a terminal.
+def progress_bar(what: str, *, line_s: float = LINE_S) -> Iterator[ProgressCallback]:
+    """Show on standard error how far the block is: a bar on a terminal, else a line now and then.
 
     Args:
-        what: first words on the bar.
+        what: first words of it.
+        line_s: seconds between two lines.
 
     Yields:
         a callback that moves it.
     """
     console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _lines(what, line_s)
+        return
     bar = Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -64,7 +76,6 @@ def progress_bar(what: str) -> Iterator[ProgressCallback]:
         TimeElapsedColumn(),
         console=console,
         transient=True,
-        disable=not console.is_terminal,
     )
     with bar:
         task = bar.add_task(what, total=1.0)
@@ -83,6 +94,20 @@ def in_kilobytes(size: float) -> str:
 def in_percent(part: float) -> str:
     """A part of 1 for people: ``91.4 %``."""
     return f"{100 * part:.1f} %"
+
+
+def _lines(what: str, line_s: float) -> ProgressCallback:
+    """Writes a line on standard error at most every `line_s` seconds, so nothing about what is soon done."""
+    said = time.monotonic()
+
+    def move(doing: str, done: float) -> None:
+        nonlocal said
+        now = time.monotonic()
+        if now - said >= line_s:
+            said = now
+            sys.stderr.write(f"{what}: {doing}, {100 * done:.0f} %\n")
+
+    return move
 
 
 def _console() -> Console:

@@ -42,15 +42,7 @@ def board(
         InputError: the options do not go together.
         DeviceError: there is no such board, or it does not answer in time.
     """
-    from lqcompile.errors import InputError
-
-    if rpc is not None and tracker is not None:
-        raise InputError("board: found --rpc and --tracker, expected one of them")
-    if tracker is not None and not key:
-        raise InputError("board: found --tracker without --key, expected both; 'lqcompile devices' lists the keys")
-    if rpc is None and tracker is None:
-        if key:
-            raise InputError("board: found --key alone, expected --rpc or --tracker with it")
+    if not names_board("board", rpc, tracker, key):
         yield None
         return
     from lqcompile.rpc.addresses import parse_address
@@ -68,3 +60,26 @@ def board(
         )
     with device:
         yield device
+
+
+def names_board(who: str, rpc: str | None, tracker: str | None, key: str) -> bool:
+    """Whether the options name a board.
+
+    Args:
+        who: whom an error is about.
+        rpc: address of a board.
+        tracker: address of a tracker.
+        key: that the board serves under; empty for none.
+
+    Raises:
+        InputError: the options do not go together.
+    """
+    from lqcompile.errors import InputError
+
+    if rpc is not None and tracker is not None:
+        raise InputError(f"{who}: found --rpc and --tracker, expected one of them")
+    if tracker is not None and not key:
+        raise InputError(f"{who}: found --tracker without --key, expected both; 'lqcompile devices' lists the keys")
+    if rpc is None and tracker is None and key:
+        raise InputError(f"{who}: found --key alone, expected --rpc or --tracker with it")
+    return rpc is not None or tracker is not None

@@ -64,6 +64,7 @@ def merge(
     paths: PathsArgument,
     *,
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder to write or to add to.")],
+    json_output: JsonOption = False,
 ) -> None:
     """Put the records of several folders, also of different machines, into one."""
     from lqcompile.records.tuned import FILE_NAME, write_tuned
@@ -75,7 +76,10 @@ def merge(
     added = sum(add_records(database, open_database(path)) for path in paths if path.is_dir())
     entries = merge_tuned(groups)
     write_tuned(output / FILE_NAME, entries)
-    print_text(f"{output}: {len(entries)} tuned kernels, {added} trials added, {len(database)} in all")
+    if json_output:
+        print_json({"output": str(output), "tuned": len(entries), "added": added, "trials": len(database)})
+    else:
+        print_text(f"{output}: {len(entries)} tuned kernels, {added} trials added, {len(database)} in all")
 
 
 @app.command("export", epilog=EXPORT_EXAMPLE)
@@ -83,6 +87,7 @@ def export(
     paths: PathsArgument,
     *,
     output: Annotated[Path, typer.Option("--output", "-o", help="File to write.")],
+    json_output: JsonOption = False,
 ) -> None:
     """Write the tuned kernels into one file, for 'lqcompile build --records'."""
     from lqcompile.errors import TuningError
@@ -96,7 +101,10 @@ def export(
             "'lqcompile tune' with that folder first"
         )
     write_tuned(output, entries)
-    print_text(f"{output}: {len(entries)} tuned kernels")
+    if json_output:
+        print_json({"output": str(output), "tuned": len(entries)})
+    else:
+        print_text(f"{output}: {len(entries)} tuned kernels")
 
 
 def read(path: Path) -> list[Any]:

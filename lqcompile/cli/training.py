@@ -64,7 +64,7 @@ def train(
         raise TrainingError(f"train: found no {missing}, expected one; {EXAMPLE}")
     plan = load_recipe(recipe, overrides or ())
     try:
-        with progress_bar("Training") as move:
+        with progress_bar("Training", line_s=60.0) as move:
 
             def told(step: Step) -> None:
                 done = (step.epoch - 1 + step.step / step.steps) / plan.epochs

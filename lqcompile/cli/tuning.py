@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lqcompile.cli.building import DEFAULT_TARGET, BatchOption, show_records
-from lqcompile.cli.console import JsonOption, print_json, print_table, print_text, progress_bar
-from lqcompile.cli.reaching import DEFAULT_TIMEOUT, KeyOption, RpcOption, TimeoutOption, TrackerOption
+from lqcompile.cli.building import DEFAULT_TARGET, BatchOption, artifact_path, show_records
+from lqcompile.cli.console import INTERRUPTED, LINE_S, JsonOption, print_json, print_table, print_text, progress_bar
+from lqcompile.cli.reaching import DEFAULT_TIMEOUT, KeyOption, RpcOption, TimeoutOption, TrackerOption, names_board
 
 if TYPE_CHECKING:
     from lqcompile.records.key import Key
@@ -21,11 +21,6 @@ if TYPE_CHECKING:
     from lqcompile.tuning.tune import Status
 
 EXAMPLE = "Example: lqcompile tune model.onnx --target x86 --budget 10m -o tuned.tar"
-
-INTERRUPTED = 130
-
-LINE_S = 10.0
-"""Seconds between two lines of progress, where there is no terminal."""
 
 
 def tune(
@@ -53,7 +48,6 @@ def tune(
 ) -> int:
     """Search the fastest kernel of each layer by measuring them, here or on a pool of boards, and build with it."""
     from lqcompile.build import build
-    from lqcompile.errors import BuildError
     from lqcompile.files import check_writable
     from lqcompile.graph.check import load_checked
     from lqcompile.graph.fuse import make_plan
@@ -66,11 +60,7 @@ def tune(
 
     spend = parse_budget(budget)
     check_extra()
-    artifact, folder = output or model.with_suffix(".tar"), work_dir or model.with_suffix(".tune")
-    if artifact.resolve() == model.resolve():
-        raise BuildError(
-            f"output '{artifact}': found the model itself, expected another name; choose one with --output"
-        )
+    artifact, folder = artifact_path(model, output), work_dir or model.with_suffix(".tune")
     boards = _boards(rpc, tracker, key, timeout)
     machine = find(target) if batch is None else with_samples(find(target), batch)
     check_writable(artifact)
@@ -108,17 +98,10 @@ def _boards(rpc: str | None, tracker: str | None, key: str, timeout_s: float) ->
     Raises:
         InputError: the options do not go together.
     """
-    from lqcompile.errors import InputError
     from lqcompile.rpc.addresses import parse_address
     from lqcompile.tuning.boards import Boards
 
-    if rpc is not None and tracker is not None:
-        raise InputError("tune: found --rpc and --tracker, expected one of them")
-    if tracker is not None and not key:
-        raise InputError("tune: found --tracker without --key, expected both; 'lqcompile devices' lists the keys")
-    if rpc is None and tracker is None:
-        if key:
-            raise InputError("tune: found --key alone, expected --rpc or --tracker with it")
+    if not names_board("tune", rpc, tracker, key):
         return None
     return Boards(
         tracker=parse_address(tracker) if tracker is not None else None,
