@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+from workers import pytest_testnodedown as pytest_testnodedown
 
 # A run in the background may start with these ignored, and children inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

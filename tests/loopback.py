@@ -77,19 +77,20 @@ def run_python(*arguments):
 
 
 def raise_children():
-    """Fork a child for each line of the input; kill those that are left when it ends."""
+    """Fork a child for each line of the input; those that are left end with this process."""
     import tvm.rpc.server
     import tvm.rpc.tracker
 
     import lqcompile.rpc.serve
+    from lqcompile.rpc.session import die_with_parent
 
     assert tvm.rpc.server and tvm.rpc.tracker and lqcompile.rpc.serve
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-    children = []
     for line in sys.stdin:
         log, *arguments = json.loads(line)
-        child = os.fork()
-        if child == 0:
+        if os.fork() == 0:
+            # Not killed by number in the end: by then most have ended, and their numbers may be others'.
+            die_with_parent()
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             os.setpgid(0, 0)
             os.dup2(os.open(log, os.O_WRONLY | os.O_APPEND), 2)
@@ -99,12 +100,6 @@ def raise_children():
             finally:
                 traceback.print_exc()
                 os._exit(1)
-        children.append(child)
-    for child in children:
-        try:
-            os.killpg(child, signal.SIGKILL)
-        except ProcessLookupError:
-            continue
 
 
 def tell(port):

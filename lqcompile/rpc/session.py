@@ -142,7 +142,7 @@ def _serve(connection: socket.socket, folder: Path, inherited: Collection[socket
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    _die_with_parent()
+    die_with_parent()
     for item in inherited:
         item.close()
     os.chdir(folder)
@@ -157,7 +157,7 @@ def _serve(connection: socket.socket, folder: Path, inherited: Collection[socket
         sys.exit(BROKEN_OFF)
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """A session ends with the server, even where that is killed."""
     if hasattr(ctypes.CDLL(None), "prctl"):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
