@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import functools
 import re
@@ -34,6 +35,14 @@ SETTINGS = {"devices": 1, "driver": 13000, "major": 9, "minor": 0, "free": 1 << 
 SETTINGS |= {"init": 0}
 """What the driver tells, by name; `Driver.set` changes it."""
 
+OPTIONS = ("-std=c++20", "-O0", "-fPIC", "-fno-strict-aliasing", "-w", "-ffp-contract=off")
+
+GCC = shutil.which("g++")
+"""Zig's compiler comes with the tests, but compiles its standard library for two minutes first, and watches nothing."""
+
+WATCHED = (*OPTIONS, "-fsanitize=thread")
+"""Calls a function of tests/gpu/accesses.h before each access."""
+
 
 def compile_emulated(source: str, architecture: str = "") -> DeviceCode:
     """A shared library of kernels in place of machine code; in place of `lqcompile.cuda.nvrtc.compile_cuda`."""
@@ -45,16 +54,15 @@ def compile_emulated(source: str, architecture: str = "") -> DeviceCode:
         f"return emulation::prepare(&{name}, parameters); }}"
         for name in KERNEL.findall(source)
     ]
-    parts = ["#define EMULATE_WGMMA"] if "lq_wgmma_wait" in source else []
-    body = "\n".join([*parts, '#include "emulation.h"', source.removeprefix(PRELUDE), *entries])
-    return DeviceCode(data=_shared_library(body), usage={})
+    body = "\n".join(['#include "emulation.h"', source.removeprefix(PRELUDE), *entries])
+    return DeviceCode(data=shared_library(body, watched=True), usage={})
 
 
 @functools.cache
 def driver() -> Driver:
     """The driver; one for all tests."""
     path = Path(tempfile.mkdtemp(prefix="lqcompile-gpu-")) / "libcuda.so.1"
-    path.write_bytes(_shared_library((FOLDER / "driver.cpp").read_text(encoding="utf-8")))
+    path.write_bytes(shared_library((FOLDER / "driver.cpp").read_text(encoding="utf-8")))
     return Driver(path)
 
 
@@ -107,14 +115,6 @@ def load_plan(
     return model
 
 
-def _compiler() -> list[str]:
-    """Of C++ for this machine; zig's comes with the tests, but compiles its standard library for two minutes first.
-
-    The emulated threads of each library are its own: no symbol may be the same in all of them.
-    """
-    return ["g++", "-fno-gnu-unique"] if shutil.which("g++") else [sys.executable, "-m", "ziglang", "c++"]
-
-
 def without_fewer(model: CudaModel) -> int:
     """Makes launches of few samples use the kernels for many; gives how many launches had one of their own."""
     found = [entry.pop("fewer") for entry in model.engine.launches["steps"] if "fewer" in entry]
@@ -122,13 +122,34 @@ def without_fewer(model: CudaModel) -> int:
     return len(found)
 
 
-def _shared_library(source: str) -> bytes:
+def shared_library(source: str, *, watched: bool = False) -> bytes:
+    """Compiles C++, with accesses of memory watched where the compiler is GCC."""
     with tempfile.TemporaryDirectory(prefix="lqcompile-gpu-") as folder:
-        path, library = Path(folder) / "code.cpp", Path(folder) / "code.so"
+        path, compiled, library = (Path(folder) / name for name in ("code.cpp", "code.o", "code.so"))
         path.write_text(source, encoding="utf-8")
-        options = ["-std=c++20", "-O0", "-fPIC", "-shared", "-Wl,-Bsymbolic", "-fno-strict-aliasing", "-w"]
-        options += ["-ffp-contract=off", "-fno-sanitize=all", f"-I{FOLDER}", "-o", str(library), str(path), "-ldl"]
-        done = subprocess.run([*_compiler(), *options], capture_output=True, text=True)
-        if done.returncode:
-            raise RuntimeError(done.stderr)
+        if GCC is None:
+            compiler, options = [sys.executable, "-m", "ziglang", "c++"], [*OPTIONS, "-fno-sanitize=all"]
+        else:
+            # The emulated threads of each library are its own: no symbol may be the same in all of them.
+            compiler = [GCC, "-fno-gnu-unique"]
+            options = [f"-I{_precompiled()}", *WATCHED] if watched else [*OPTIONS]
+        _run([*compiler, *options, f"-I{FOLDER}", "-c", "-o", str(compiled), str(path)])
+        # Without the library that -fsanitize stands for.
+        _run([*compiler, "-shared", "-Wl,-Bsymbolic", "-o", str(library), str(compiled), "-ldl"])
         return library.read_bytes()
+
+
+@functools.cache
+def _precompiled() -> Path:
+    """A folder with the header of all emulated kernels, read once."""
+    folder = Path(tempfile.mkdtemp(prefix="lqcompile-gpu-"))
+    atexit.register(shutil.rmtree, folder)
+    header, made = FOLDER / "emulation.h", folder / "emulation.h.gch"
+    _run([str(GCC), "-fno-gnu-unique", *WATCHED, "-x", "c++-header", str(header), "-o", str(made)])
+    return folder
+
+
+def _run(command: list[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(done.stderr)

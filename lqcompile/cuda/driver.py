@@ -29,6 +29,9 @@ MULTIPROCESSORS, MAJOR, MINOR = 16, 75, 76
 THREAD_LOCAL_CAPTURE = 1
 """CUstreamCaptureMode."""
 
+NON_BLOCKING = 1
+"""CUstream_flags: a stream that does not wait for the work of others in the process, such as torch's."""
+
 Pointer = int
 Handle = ctypes.c_void_p
 
@@ -46,6 +49,8 @@ class Launch:
 
 class Gpu:
     """The first GPU that the driver shows (``CUDA_VISIBLE_DEVICES`` chooses another), with a stream of its own.
+
+    Asking what it is takes no memory of it; `enter` comes before everything else.
 
     Raises:
         DeviceError: there is no driver, it is too old, or it shows no GPU.
@@ -76,23 +81,23 @@ class Gpu:
                 f"CUDA: found a driver for CUDA {_version(version.value)}, expected {_version(OLDEST_DRIVER)} or "
                 "later; update the NVIDIA driver"
             )
-        device = ctypes.c_int()
-        self._call("cuDeviceGet", ctypes.byref(device), 0)
+        self._device = ctypes.c_int()
+        self._call("cuDeviceGet", ctypes.byref(self._device), 0)
         name = ctypes.create_string_buffer(256)
-        self._call("cuDeviceGetName", name, len(name), device)
+        self._call("cuDeviceGetName", name, len(name), self._device)
         self.name = name.value.decode(errors="replace")
         self.driver = _version(version.value)
-        self.multiprocessors = self._attribute(device, MULTIPROCESSORS)
-        self.capability = (self._attribute(device, MAJOR), self._attribute(device, MINOR))
-        self._context = Handle()
-        self._call("cuDevicePrimaryCtxRetain", ctypes.byref(self._context), device)
-        self.enter()
-        self._stream = Handle()
-        self._call("cuStreamCreate", ctypes.byref(self._stream), 1)
+        self.multiprocessors = self.attribute(MULTIPROCESSORS)
+        self.capability = (self.attribute(MAJOR), self.attribute(MINOR))
+        self._context, self._stream = Handle(), Handle()
 
     def enter(self) -> None:
         """Makes this GPU the one of the calling thread."""
+        if not self._context:
+            self._call("cuDevicePrimaryCtxRetain", ctypes.byref(self._context), self._device)
         self._call("cuCtxSetCurrent", self._context)
+        if not self._stream:
+            self._call("cuStreamCreate", ctypes.byref(self._stream), NON_BLOCKING)
 
     def free_bytes(self) -> int:
         """Memory that is not in use."""
@@ -107,7 +112,7 @@ class Gpu:
             DeviceError: there is not enough.
         """
         pointer = ctypes.c_uint64()
-        status = self._cuda.cuMemAlloc_v2(ctypes.byref(pointer), ctypes.c_size_t(size))
+        status = self._cuda.cuMemAlloc_v2(ctypes.byref(pointer), ctypes.c_size_t(max(size, 1)))  # it refuses none
         if status == OUT_OF_MEMORY:
             raise DeviceError(
                 f"GPU {self.name}: found no {size / 1e6:.1f} MB of free memory, expected them for the model; close "
@@ -165,9 +170,10 @@ class Gpu:
         self._call("cuModuleUnload", module)
 
     def function(self, module: Handle, name: str) -> Handle:
-        """A kernel of a module."""
+        """A kernel of a module, loaded now: the driver would load it only when it first runs, perhaps in a graph."""
         found = Handle()
         self._call("cuModuleGetFunction", ctypes.byref(found), module, name.encode())
+        self._call("cuFuncLoad", found)
         return found
 
     def launch(self, launch: Launch) -> None:
@@ -181,11 +187,18 @@ class Gpu:
         """A graph of launches, one after another, ready to be started as one."""
         graph, ready = Handle(), Handle()
         self._call("cuStreamBeginCapture_v2", self._stream, THREAD_LOCAL_CAPTURE)
-        for launch in launches:
-            self.launch(launch)
+        try:
+            for launch in launches:
+                self.launch(launch)
+        except DeviceError:
+            # The stream would refuse everything else; that the capture is broken is known.
+            self._cuda.cuStreamEndCapture(self._stream, ctypes.byref(graph))
+            raise
         self._call("cuStreamEndCapture", self._stream, ctypes.byref(graph))
-        self._call("cuGraphInstantiateWithFlags", ctypes.byref(ready), graph, ctypes.c_uint64(0))
-        self._call("cuGraphDestroy", graph)
+        try:
+            self._call("cuGraphInstantiateWithFlags", ctypes.byref(ready), graph, ctypes.c_uint64(0))
+        finally:
+            self._call("cuGraphDestroy", graph)
         return ready
 
     def start(self, graph: Handle) -> None:
@@ -194,29 +207,32 @@ class Gpu:
 
     def seconds(self, graph: Handle) -> float:
         """Runs a graph; gives its time on the GPU, between events before and behind it (a resolution of 0.5 us)."""
-        events = []
-        for _ in range(2):
-            events.append(Handle())
-            self._call("cuEventCreate", ctypes.byref(events[-1]), 0)
-        before, behind = events
-        self._call("cuEventRecord", before, self._stream)
-        self.start(graph)
-        self._call("cuEventRecord", behind, self._stream)
-        self._call("cuEventSynchronize", behind)
-        milliseconds = ctypes.c_float()
-        self._call("cuEventElapsedTime_v2", ctypes.byref(milliseconds), before, behind)
-        for event in events:
-            self._call("cuEventDestroy_v2", event)
+        events: list[Handle] = []
+        try:
+            for _ in range(2):
+                events.append(Handle())
+                self._call("cuEventCreate", ctypes.byref(events[-1]), 0)
+            before, behind = events
+            self._call("cuEventRecord", before, self._stream)
+            self.start(graph)
+            self._call("cuEventRecord", behind, self._stream)
+            self._call("cuEventSynchronize", behind)
+            milliseconds = ctypes.c_float()
+            self._call("cuEventElapsedTime_v2", ctypes.byref(milliseconds), before, behind)
+        finally:
+            for event in filter(None, events):
+                self._cuda.cuEventDestroy_v2(event)
         return milliseconds.value / 1e3
 
     def drop(self, graph: Handle) -> None:
         """Gives a graph back."""
         self._call("cuGraphExecDestroy", graph)
 
-    def _attribute(self, device: ctypes.c_int, attribute: int) -> int:
-        number = ctypes.c_int()
-        self._call("cuDeviceGetAttribute", ctypes.byref(number), attribute, device)
-        return number.value
+    def attribute(self, number: int) -> int:
+        """A CUdevice_attribute."""
+        value = ctypes.c_int()
+        self._call("cuDeviceGetAttribute", ctypes.byref(value), number, self._device)
+        return value.value
 
     def _call(self, name: str, *arguments: Any) -> None:
         self._check(getattr(self._cuda, name)(*arguments), name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lqcompile.cuda.driver import Gpu, Handle, Launch, Pointer
-from lqcompile.errors import InputError
+from lqcompile.errors import DeviceError, InputError
 
 Array = npt.NDArray[Any]
 
@@ -93,7 +94,8 @@ class Engine:
     def __del__(self) -> None:
         """The driver itself gives back what a process held when it ends."""
         if not sys.is_finalizing():
-            self.close()
+            with contextlib.suppress(DeviceError):  # after a kernel failed, everything fails; that was told before
+                self.close()
 
     def run(self, *arguments: Any) -> None:
         """``run(inputs..., outputs..., arena, params, first, last)`` as on CPUs: steps of one or all samples.
@@ -119,10 +121,12 @@ class Engine:
         memory = self._reserve(1)
         self.gpu.write(memory.pointers["arena", 0], held)
         memory.pointers["sums", 0] = self.gpu.allocate(result.nbytes)
-        self.gpu.launch(self._launch(self.launches["sums"][index], memory, batch=1, samples=1))
-        self.gpu.read(result, memory.pointers["sums", 0])
-        self.gpu.wait()
-        self.gpu.free(memory.pointers.pop(("sums", 0)))
+        try:
+            self.gpu.launch(self._launch(self.launches["sums"][index], memory, batch=1, samples=1))
+            self.gpu.read(result, memory.pointers["sums", 0])
+            self.gpu.wait()
+        finally:
+            self.gpu.free(memory.pointers.pop(("sums", 0)))
 
     def bind(self, arrays: Sequence[Array]) -> Callable[[], None]:
         """A call that runs the whole network on contiguous arrays[N, elements]: inputs, then outputs to fill.
@@ -133,6 +137,7 @@ class Engine:
         batch = self._reserve(count).samples
 
         def call() -> None:
+            self.gpu.enter()  # this may be another thread
             for first in range(0, count, batch):
                 samples = min(batch, count - first)
                 parts = [array[first : first + samples] for array in arrays]
@@ -224,11 +229,15 @@ class Engine:
             raise InputError("model: found it closed, expected an open one; load it again")
         each = self._arena_bytes + 4 * sum(self._ports.values())
         wanted = max(1, min(wanted, int(MEMORY_SHARE * self.gpu.free_bytes()) // each))
-        pointers = {("arena", 0): self.gpu.allocate(wanted * self._arena_bytes), ("params", 0): self._params}
-        for port, size in self._ports.items():
-            pointers[port] = self.gpu.allocate(4 * wanted * size)
-        self._memory = Memory(samples=wanted, pointers=pointers)
-        return self._memory
+        self._memory = memory = Memory(samples=wanted, pointers={("params", 0): self._params})
+        try:
+            memory.pointers["arena", 0] = self.gpu.allocate(wanted * self._arena_bytes)
+            for port, size in self._ports.items():
+                memory.pointers[port] = self.gpu.allocate(4 * wanted * size)
+        except DeviceError:
+            self._release()
+            raise
+        return memory
 
     def _release(self) -> None:
         if self._memory is not None:

@@ -6,6 +6,7 @@ part of it. All samples of a batch hold the same values.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import sys
@@ -18,6 +19,7 @@ import numpy.typing as npt
 
 from lqcompile.cuda.driver import Gpu, Handle, Launch, Pointer
 from lqcompile.cuda.engine import kernels_of, make_launch
+from lqcompile.errors import DeviceError
 from lqcompile.kernels import Job
 
 READING_S = 1e-3
@@ -128,7 +130,8 @@ class GpuKernels:
     def __del__(self) -> None:
         """The driver itself gives back what a process held when it ends."""
         if not sys.is_finalizing():
-            self.close()
+            with contextlib.suppress(DeviceError):  # after a kernel failed, everything fails; that was told before
+                self.close()
 
     def _graph(self, step: int) -> tuple[Handle, int]:
         """A graph of as many launches of a step as one reading takes, warmed up, and how many those are."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import emulated_gpu
@@ -127,6 +128,31 @@ def test_a_kernel_that_fails(gpu: emulated_gpu.Driver, artifact: Path) -> None:
     assert message(error) == (
         "CUDA (cuLaunchKernel): found error 719 (unspecified launch failure), expected none; report this as a bug"
     )
+    gpu.set(launch=0)
+    model.run({"x": np.zeros((1, 8, 5, 5), np.float32)})  # the stream is not left in a capture
+
+
+def test_a_call_of_another_thread(gpu: emulated_gpu.Driver, artifact: Path) -> None:
+    call, _ = load(artifact).bind({"x": np.zeros((1, 8, 5, 5), np.float32)})
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(call).result()
+
+
+def test_memory_that_is_full_halfway_is_given_back(gpu: emulated_gpu.Driver, artifact: Path) -> None:
+    model = load(artifact)
+    before = gpu.bytes_in_use
+    free = model.engine._arena_bytes + 100
+    model.engine.gpu.free_bytes = lambda: 10 * free  # type: ignore[method-assign]  # before another program took some
+    gpu.set(free=before + free)
+    with pytest.raises(DeviceError, match=r"found no 0\.0 MB of free memory, expected them for the model"):
+        model.run({"x": np.zeros((1, 8, 5, 5), np.float32)})
+    assert gpu.bytes_in_use == before
+
+
+def test_no_memory_is_some_memory(gpu: emulated_gpu.Driver) -> None:
+    device = Gpu()
+    device.enter()
+    device.free(device.allocate(0))
 
 
 def test_batches_are_as_large_as_the_memory_allows(gpu: emulated_gpu.Driver, artifact: Path) -> None:

@@ -43,6 +43,12 @@ struct Graph {
   std::vector<Node> nodes;
 };
 Graph* capturing = nullptr;
+thread_local void* current_context = nullptr;
+
+bool holds(uintptr_t place, size_t size) {
+  auto found = held.upper_bound(place);
+  return found != held.begin() && (--found)->first + found->second.size >= place + size;
+}
 
 size_t elf_size(const void* data) {
   const auto* header = static_cast<const Elf64_Ehdr*>(data);
@@ -67,9 +73,9 @@ int cuDeviceGetAttribute(int* value, int attribute, int) {
   return *value = static_cast<int>(setting[found->second]), 0;
 }
 int cuDevicePrimaryCtxRetain(void** context, int) { return *context = &setting, 0; }
-int cuCtxSetCurrent(void* context) { return context == &setting ? 0 : 201; }
+int cuCtxSetCurrent(void* context) { return context == &setting ? current_context = context, 0 : 201; }
 int cuStreamCreate(void** stream, unsigned) { return *stream = &held, 0; }
-int cuStreamSynchronize(void*) { return 0; }
+int cuStreamSynchronize(void*) { return capturing ? 900 : 0; }
 int cuGetErrorString(int status, const char** text) {
   return *text = status == 719 ? "unspecified launch failure" : "made up", 0;
 }
@@ -81,6 +87,8 @@ int cuMemGetInfo_v2(size_t* free, size_t* total) {
 }
 
 int cuMemAlloc_v2(uint64_t* pointer, size_t size) {
+  if (!current_context) return 201;
+  if (!size) return 1;
   if (in_use + size > static_cast<size_t>(setting["free"])) return 2;
   const size_t room = (size + PAGE - 1) / PAGE * PAGE;
   auto* pages = static_cast<char*>(mmap(nullptr, room + PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
@@ -104,6 +112,7 @@ int cuMemFree_v2(uint64_t pointer) {
 }
 
 int cuMemcpyHtoDAsync_v2(uint64_t target, const void* source, size_t size, void*) {
+  if (capturing) return 900;
   return std::memcpy(reinterpret_cast<void*>(target), source, size), 0;
 }
 int cuMemcpyDtoHAsync_v2(void* target, uint64_t source, size_t size, void*) {
@@ -119,7 +128,9 @@ int cuModuleLoadData(void** module, const void* image) {
   close(file);
   *module = written ? dlopen(path, RTLD_NOW | RTLD_LOCAL) : nullptr;
   unlink(path);
-  return *module ? 0 : 200;
+  if (!*module) return std::fprintf(stderr, "emulated GPU: %s\n", dlerror()), 200;
+  reinterpret_cast<void (*)(decltype(&holds))>(dlsym(*module, "emulated_attach"))(holds);
+  return 0;
 }
 
 int cuModuleUnload(void* module) { return dlclose(module), 0; }
@@ -128,8 +139,11 @@ int cuModuleGetFunction(void** function, void* module, const char* name) {
   return (*function = dlsym(module, (std::string("emulated_") + name).c_str())) ? 0 : 500;
 }
 
+int cuFuncLoad(void* function) { return function ? 0 : 400; }
+
 int cuLaunchKernel(void* function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned,
                    void*, void** parameters, void**) {
+  if (!current_context) return 201;
   if (setting["launch"]) return static_cast<int>(setting["launch"]);
   if (!gx || !gy || gz != 1 || gy > 65535 || !bx || !by || bz != 1 || bx * by > 1024) return 1;
   std::shared_ptr<Launch> launch(reinterpret_cast<Launch* (*)(void**)>(function)(parameters));
@@ -141,11 +155,11 @@ int cuLaunchKernel(void* function, unsigned gx, unsigned gy, unsigned gz, unsign
   return 0;
 }
 
-int cuStreamBeginCapture_v2(void*, int) { return capturing = new Graph, 0; }
+int cuStreamBeginCapture_v2(void*, int) { return capturing ? 901 : (capturing = new Graph, 0); }
 int cuStreamEndCapture(void*, void** graph) {
-  *graph = capturing;
+  *graph = setting["launch"] ? delete capturing, nullptr : capturing;  // a launch that failed has broken it
   capturing = nullptr;
-  return 0;
+  return setting["launch"] ? 901 : 0;
 }
 int cuGraphInstantiateWithFlags(void** ready, void* graph, unsigned long long) {
   return *ready = new Graph(*static_cast<Graph*>(graph)), 0;
@@ -166,6 +180,7 @@ int cuEventElapsedTime_v2(float* milliseconds, void* before, void* behind) {
 }
 int cuEventDestroy_v2(void* event) { return delete static_cast<double*>(event), 0; }
 int cuGraphLaunch(void* graph, void*) {
+  if (!current_context) return 201;
   for (const Node& node : static_cast<Graph*>(graph)->nodes) {
     made_up_ns += setting["clock"] * node.grid.x * node.grid.y;
     if (!setting["clock"]) node.launch->run(node.grid, node.size);

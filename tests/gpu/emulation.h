@@ -22,7 +22,7 @@
 #define __device__
 #define __forceinline__ inline
 #define __launch_bounds__(...)
-#define __shared__ static
+#define __shared__ __attribute__((section("shared_memory"))) static
 
 typedef unsigned int uint;
 typedef unsigned char uchar;
@@ -31,18 +31,24 @@ typedef unsigned short ushort;
 #define CUDART_INF_F HUGE_VALF
 
 struct uint3_ { int x, y, z; };
-struct uint2 { unsigned int x, y; };
+struct alignas(8) uint2 { unsigned int x, y; };
 struct alignas(16) uint4 { unsigned int x, y, z, w; };
 
 namespace emulation {
 
 constexpr int WARP = 32;
-constexpr size_t STACK = 64 << 10;
+constexpr size_t STACK = 256 << 10;
 
 [[noreturn]] inline void fail(const char* message) {
   std::fprintf(stderr, "emulated GPU: %s\n", message);
   std::abort();
 }
+
+}  // namespace emulation
+
+#include "accesses.h"
+
+namespace emulation {
 
 // Threads that wait for each other: the last one to come computes for all.
 struct Meeting {
@@ -59,7 +65,8 @@ struct Thread {
   bool started = false, done = false;
   jmp_buf place;
   ucontext_t context;
-  std::vector<char> stack = std::vector<char>(STACK);
+  std::unique_ptr<char[]> stack{new char[STACK]};
+  uintptr_t stack_start = reinterpret_cast<uintptr_t>(stack.get());
   std::vector<std::vector<Copy>> groups;  // asynchronous copies, committed
   std::vector<Copy> open;                 // and not yet
 };
@@ -71,6 +78,7 @@ struct Warp {
 
 struct Block {
   uint3_ index;
+  uint32_t first_thread = 0;  // number of its first thread in the launch
   Meeting meeting;
   std::vector<std::unique_ptr<Thread>> threads;
   std::vector<Warp> warps;
@@ -100,6 +108,10 @@ void meet(Meeting& meeting, const char* what, Compute compute) {
   for (unsigned long before = meeting.generation; before == meeting.generation;) yield();
 }
 
+uint32_t shared_thread() { return current->warp * WARP + current->lane + 1; }
+uint32_t global_thread() { return block.first_thread + shared_thread(); }
+UNWATCHED bool on_stack(uintptr_t place) { return place - current->stack_start < STACK; }
+
 inline Warp& warp() { return block.warps[current->warp]; }
 
 template <class Compute>
@@ -107,6 +119,7 @@ void warp_meets(const char* what, Compute compute) { meet(warp().meeting, what, 
 
 inline void enter() {
   block.body();
+  check_written();
   current->done = true;
   ++block.progress;
   if (!current->open.empty()) fail("a thread ends with asynchronous copies that it did not commit");
@@ -119,8 +132,8 @@ inline void resume(Thread& thread) {
   if (thread.started) _longjmp(thread.place, 1);
   thread.started = true;
   getcontext(&thread.context);
-  thread.context.uc_stack.ss_sp = thread.stack.data();
-  thread.context.uc_stack.ss_size = thread.stack.size();
+  thread.context.uc_stack.ss_sp = thread.stack.get();
+  thread.context.uc_stack.ss_size = STACK;
   thread.context.uc_link = nullptr;
   makecontext(&thread.context, enter, 0);
   setcontext(&thread.context);
@@ -129,6 +142,7 @@ inline void resume(Thread& thread) {
 inline void run_block(uint3_ index, uint3_ size) {
   const int count = size.x * size.y * size.z;
   block.index = index;
+  block_begins();
   while (static_cast<int>(block.threads.size()) < count) block.threads.push_back(std::make_unique<Thread>());
   block.warps.assign((count + WARP - 1) / WARP, Warp{});
   block.meeting = Meeting{.members = count};
@@ -154,6 +168,13 @@ inline void run_block(uint3_ index, uint3_ size) {
   }
 }
 
+template <class... Arguments>
+UNWATCHED void enter_kernel(void (*kernel)(Arguments...), Arguments... arguments) {
+  inside = true;
+  kernel(arguments...);
+  inside = false;
+}
+
 struct Launch {
   virtual ~Launch() = default;
   virtual void run(uint3_ grid, uint3_ size) = 0;
@@ -164,9 +185,11 @@ struct Prepared : Launch {
   void (*kernel)(Arguments...);
   std::tuple<Arguments...> values;
   void run(uint3_ grid, uint3_ size) override {
-    block.body = [this] { std::apply(kernel, values); };
+    block.body = [this] { std::apply([entry = kernel](Arguments... arguments) { enter_kernel(entry, arguments...); }, values); };
+    launch_begins();
+    block.first_thread = 0;
     for (int y = 0; y < grid.y; ++y)
-      for (int x = 0; x < grid.x; ++x) run_block({x, y, 0}, size);
+      for (int x = 0; x < grid.x; ++x, block.first_thread += size.x * size.y) run_block({x, y, 0}, size);
   }
 };
 
@@ -185,8 +208,13 @@ Launch* prepare(void (*kernel)(Arguments...), void** parameters) {
 
 }  // namespace emulation
 
-#define threadIdx (emulation::current->index)
-#define blockIdx (emulation::block.index)
+namespace emulation {
+UNWATCHED inline uint3_ thread_index() { return current->index; }
+UNWATCHED inline uint3_ block_index() { return block.index; }
+}  // namespace emulation
+
+#define threadIdx (emulation::thread_index())
+#define blockIdx (emulation::block_index())
 
 // ------------------------------------------------------------------ functions of CUDA C
 
@@ -202,10 +230,14 @@ inline float max(float a, float b) { return std::fmax(a, b); }
 inline double min(double a, double b) { return std::fmin(a, b); }
 inline double max(double a, double b) { return std::fmax(a, b); }
 
-inline void __syncthreads() { emulation::meet(emulation::block.meeting, "__syncthreads", [] {}); }
+inline void __syncthreads() {
+  emulation::Outside outside;
+  emulation::meet(emulation::block.meeting, "__syncthreads", emulation::barrier_passed);
+}
 
 inline unsigned int __ballot_sync(unsigned int mask, bool condition) {
   using namespace emulation;
+  Outside outside;
   if (mask != 0xffffffffu) fail("a vote of part of a warp");
   warp().in[current->lane][0] = condition;
   warp_meets("ballot", [] {
@@ -218,6 +250,7 @@ inline unsigned int __ballot_sync(unsigned int mask, bool condition) {
 
 inline int __reduce_add_sync(unsigned int mask, int value) {
   using namespace emulation;
+  Outside outside;
   if (mask != 0xffffffffu) fail("a sum of part of a warp");
   warp().in[current->lane][0] = value;
   warp_meets("reduce_add", [] {
@@ -230,6 +263,7 @@ inline int __reduce_add_sync(unsigned int mask, int value) {
 
 inline float __shfl_xor_sync(unsigned int mask, float value, int step) {
   using namespace emulation;
+  Outside outside;
   if (mask != 0xffffffffu) fail("a shuffle of part of a warp");
   warp().in[current->lane][0] = bits_as<uint32_t>(value);
   warp().in[current->lane][1] = step;
@@ -248,35 +282,34 @@ inline int lq_dot(unsigned int codes, int weights, int sum) {
   return sum;
 }
 
-#ifdef EMULATE_WGMMA
 #include "wgmma.h"
-#else
-namespace emulation {
-inline void copy_begins(const void*) {}
-inline void copy_arrives(const void*) {}
-}  // namespace emulation
-#endif
 
 // cp.async: data arrives when the thread waits for its group, and not before.
 inline void start_copy(void* target, const void* source, size_t size) {
   using namespace emulation;
+  Outside outside;
   if (reinterpret_cast<uintptr_t>(target) % size || reinterpret_cast<uintptr_t>(source) % size)
     fail("an asynchronous copy between addresses that are not aligned to its size");
   copy_begins(target);
+  touch_global(source, size, false);
+  write_shared(target, size, shared_thread(), static_cast<const char*>(source));
   current->open.push_back({target, source, size});
 }
 inline void lq_copy4(void* target, const void* source) { start_copy(target, source, 4); }
 inline void lq_copy8(void* target, const void* source) { start_copy(target, source, 8); }
 inline void lq_copy16(void* target, const void* source) { start_copy(target, source, 16); }
 inline void lq_commit() {
+  emulation::Outside outside;
   emulation::current->groups.push_back(std::move(emulation::current->open));
   emulation::current->open.clear();
 }
 inline void wait_groups(size_t left) {
+  emulation::Outside outside;
   auto& groups = emulation::current->groups;
   while (groups.size() > left) {
     for (const auto& copy : groups.front()) {
       std::memcpy(copy.target, copy.source, copy.size);
+      emulation::end_copy(copy.target, copy.size, emulation::shared_thread());
       emulation::copy_arrives(copy.target);
     }
     groups.erase(groups.begin());
@@ -291,9 +324,20 @@ inline void lq_wait3() { wait_groups(3); }
 // l % 4 of row l / 4 of each matrix.
 inline void lq_fragment4(unsigned int* held, const void* row) {
   using namespace emulation;
+  Outside outside;
   if (reinterpret_cast<uintptr_t>(row) % 16) fail("a row of ldmatrix that is not aligned");
   std::memcpy(warp().in[current->lane], &row, sizeof row);
   warp_meets("ldmatrix.x4", [] {
+    for (int i = 0; i < 4; ++i) {
+      int banks = 0;
+      for (int row = 0; row < 8; ++row) {
+        const char* from;
+        std::memcpy(&from, warp().in[8 * i + row], sizeof from);
+        read_shared(from, 16, MANY);
+        banks |= 1 << reinterpret_cast<uintptr_t>(from) / 16 % 8;
+      }
+      if (banks != 255) fail("rows of ldmatrix that meet in a bank");
+    }
     for (int lane = 0; lane < WARP; ++lane)
       for (int i = 0; i < 4; ++i) {
         const char* from;
@@ -309,6 +353,7 @@ inline void lq_fragment4(unsigned int* held, const void* row) {
 // and 4 + t of column g; of C rows g, g, g + 8, g + 8 of columns 2 t, 2 t + 1, 2 t, 2 t + 1.
 inline void lq_b1mma(int* sums, const unsigned int* codes, const unsigned int* weights) {
   using namespace emulation;
+  Outside outside;
   std::memcpy(warp().in[current->lane], codes, 16);
   std::memcpy(warp().in[current->lane] + 4, weights, 8);
   warp_meets("mma.b1", [] {
@@ -335,6 +380,7 @@ inline void lq_b1mma(int* sums, const unsigned int* codes, const unsigned int* w
 // and 16 more from i = 4 on, of column g; of C in row g for i = 0, 1 and g + 8 for i = 2, 3, in column 2 t + i % 2.
 inline void lq_i8mma(int* sums, const unsigned int* codes, const unsigned int* weights) {
   using namespace emulation;
+  Outside outside;
   std::memcpy(warp().in[current->lane], codes, 16);
   std::memcpy(warp().in[current->lane] + 4, weights, 8);
   warp_meets("mma.u8.s8", [] {

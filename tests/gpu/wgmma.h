@@ -56,6 +56,7 @@ inline const uint32_t* piece_at(uint64_t matrix, int row, int half) {
 }
 
 inline void issue(int* sums, uint64_t codes, uint64_t weights, int columns) {
+  Outside outside;
   if (!mine().fenced) fail("wgmma on registers that are not fenced");
   Warpgroup& group = warpgroups[current->warp / 4];
   uint64_t* in = group.in[current->warp % 4 * WARP + current->lane];
@@ -68,6 +69,7 @@ inline void issue(int* sums, uint64_t codes, uint64_t weights, int columns) {
       for (int half = 0; half < 2; ++half)
         group.issue->pieces.push_back(piece_of(row < 64 ? piece_at(codes, row, half) : piece_at(weights, row - 64, half)));
     for (const uintptr_t piece : group.issue->pieces) {
+      read_shared(reinterpret_cast<const void*>(piece), 16, MANY);
       if (unfenced.count(piece)) fail("wgmma reads what was copied and not fenced");
       ++reading[piece];
     }
@@ -92,21 +94,28 @@ inline void finish(const Product& product) {
 }  // namespace emulation
 
 inline size_t __cvta_generic_to_shared(const void* place) {
+  emulation::Outside outside;
   emulation::window = reinterpret_cast<uintptr_t>(place);
   return emulation::window;
 }
 
 inline void lq_fence_async() {
+  emulation::Outside outside;
   for (const uintptr_t piece : emulation::mine().arrived) emulation::release(emulation::unfenced, piece);
   emulation::mine().arrived.clear();
 }
-inline void lq_wgmma_fence() { emulation::mine().fenced = true; }
+inline void lq_wgmma_fence() {
+  emulation::Outside outside;
+  emulation::mine().fenced = true;
+}
 inline void lq_wgmma_commit() {
+  emulation::Outside outside;
   auto& thread = emulation::mine();
   thread.committed.insert(thread.committed.end(), thread.open.begin(), thread.open.end());
   thread.open.clear();
 }
 inline void lq_wgmma_wait() {
+  emulation::Outside outside;
   auto& thread = emulation::mine();
   if (!thread.open.empty()) emulation::fail("a thread waits for products that it did not commit");
   for (const auto& product : thread.committed) emulation::finish(product);
@@ -114,6 +123,7 @@ inline void lq_wgmma_wait() {
   thread.fenced = false;
 }
 inline void lq_settle(int*) {
+  emulation::Outside outside;
   if (!emulation::mine().committed.empty()) emulation::fail("sums are used while products are under way");
 }
 inline void lq_b1wgmma32(int* sums, uint64_t codes, uint64_t weights) { emulation::issue(sums, codes, weights, 32); }
