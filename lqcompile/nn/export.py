@@ -40,11 +40,25 @@ def export(model: nn.Module, example: Tensor | Sequence[Tensor], path: str | os.
             the model, or ONNX Runtime refuses the file or disagrees with torch.
         BuildError: `path` cannot be written.
     """
-    inputs = tuple(_with_batch(tensor) for tensor in ((example,) if isinstance(example, Tensor) else example))
+    inputs = _inputs(example)
     frozen = freeze(model)
     proto = _to_onnx(frozen, inputs)
     check_export(proto, frozen, inputs)
     write_atomically(Path(path), proto.SerializeToString())
+
+
+def to_onnx(model: nn.Module, example: Tensor | Sequence[Tensor]) -> onnx.ModelProto:
+    """The file that `export` writes, before it is compared with torch; arguments as there.
+
+    Raises:
+        QuantizationError: a basis is not finite or not snapped although ``basis="int8"``, or the exporter cannot trace
+            the model.
+    """
+    return _to_onnx(freeze(model), _inputs(example))
+
+
+def _inputs(example: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
+    return tuple(_with_batch(tensor) for tensor in ((example,) if isinstance(example, Tensor) else example))
 
 
 def _with_batch(tensor: Tensor) -> Tensor:

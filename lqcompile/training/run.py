@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,6 +26,9 @@ from lqcompile.training.history import Epoch, TensorBoardLog
 from lqcompile.training.loop import Step
 from lqcompile.training.networks import make_network, twin_of
 from lqcompile.training.recipe import Network, Recipe
+from lqcompile.training.rehearsal import compile_objection
+
+_LOG = logging.getLogger(__name__)
 
 RECIPE, REPORT, SAMPLES = "recipe.toml", "report.json", "samples.npz"
 """Further files in the folder of a run."""
@@ -101,6 +105,8 @@ def train(
     with ranks.processes(target):
         _prepare(output, recipe, resume=resume)
         images = load_data(recipe.data, data)
+        if recipe.network.is_own and not resume:
+            _rehearse(recipe.network, images)
         torch.manual_seed(recipe.seed)
         model = make_network(recipe.network, images)
         teacher = None if start is None else _start(model, recipe.network, images, start)
@@ -139,6 +145,12 @@ def _prepare(output: Path, recipe: Recipe, *, resume: bool) -> None:
     if ranks.rank() == 0:
         output.mkdir(parents=True, exist_ok=True)
         write_atomically(output / RECIPE, tomli_w.dumps(recipe.model_dump(mode="json", exclude_none=True)).encode())
+
+
+def _rehearse(network: Network, images: ImageData) -> None:
+    """Say before the first epoch that the network will not compile; the first process does."""
+    if ranks.rank() == 0 and (objection := compile_objection(network, images)) is not None:
+        _LOG.warning("training: the exported network will not compile: %s", objection)
 
 
 def _start(model: nn.Module, network: Network, images: ImageData, start: Path) -> nn.Module:

@@ -16,7 +16,7 @@ from tiny_training import arrays
 
 from lqcompile.cli import main
 from lqcompile.cli import training as command
-from lqcompile.training import load_recipe, recipes
+from lqcompile.training import load_recipe, recipes, run
 from lqcompile.training.checkpoint import load_checkpoint, load_state
 
 OWN = Path(__file__).parents[1] / "tiny_training.py"
@@ -41,6 +41,12 @@ def folder(tmp_path_factory):
     content["network"] = {"name": f"{OWN}:make", "weight_bits": 2, "act_bits": 2}
     (folder / "low.toml").write_text(tomli_w.dumps(content))
     return folder
+
+
+@pytest.fixture(autouse=True)
+def no_rehearsal(monkeypatch):
+    """tests/training/test_rehearsal.py has it; here it would cost two seconds in every test."""
+    monkeypatch.setattr(run, "compile_objection", lambda *_arguments: None)
 
 
 @pytest.fixture(scope="module")
