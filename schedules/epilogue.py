@@ -35,13 +35,33 @@ class ClampStep:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LeakyStep:
+    """``max(x, 0) + slope * min(x, 0)`` in float64; the slope comes from parameters, [channels]."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HardSwishStep:
+    """``x * min(max(x * alpha + beta, 0), 1)`` in float64."""
+
+    alpha: float
+    beta: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class AddStep:
     """Adds a float32 tensor (residual)."""
 
     format: Format
 
 
-Step = AffineStep | ClampStep | AddStep
+@dataclass(frozen=True, kw_only=True)
+class MultiplyStep:
+    """Multiplies by a float32 tensor; an image of 1x1 holds one number per channel for every pixel."""
+
+    format: Format
+
+
+Step = AffineStep | ClampStep | LeakyStep | HardSwishStep | AddStep | MultiplyStep
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,14 +140,16 @@ class Epilogue:
         """(dtype, rows of channels) of the parameter buffers that `Emitter.emit` takes, in order."""
         found: list[tuple[str, int]] = []
 
-        def affine(steps: tuple[Step, ...]) -> None:
+        def collect(steps: tuple[Step, ...]) -> None:
             for step in steps:
                 if isinstance(step, AffineStep):
                     found.extend([("float64", 1)] * (step.scaled + step.shifted))
+                elif isinstance(step, LeakyStep):
+                    found.append(("float64", 1))
 
-        affine(self.steps)
+        collect(self.steps)
         for item in self.stores:
-            affine(item.steps)
+            collect(item.steps)
             if item.per_channel and isinstance(item.quantizer, LevelQuantizer):
                 dtype = COMPARED.get(self.mode, "float32")
                 found.append((dtype, len(item.quantizer.thresholds)))
@@ -136,7 +158,7 @@ class Epilogue:
 
     def residuals(self) -> list[Format]:
         """Formats of the residual buffers, in order."""
-        return [step.format for step in self.steps if isinstance(step, AddStep)]
+        return [step.format for step in self.steps if isinstance(step, AddStep | MultiplyStep)]
 
 
 def pixel_index(form: Format, y: Expr, x: Expr) -> Expr:
@@ -279,14 +301,27 @@ class Emitter:
                     value = T.max(value, constant(step.low, "float64", isa))
                 if step.high != float("inf"):
                     value = T.min(value, constant(step.high, "float64", isa))
+            elif isinstance(step, LeakyStep):
+                zero = constant(0.0, "float64", isa)
+                below = fence(T.min(value, zero) * load(next(parameters), channel, isa), double, isa)
+                value = T.max(value, zero) + below
+            elif isinstance(step, HardSwishStep):
+                line = fence(value * constant(step.alpha, "float64", isa), double, isa)
+                line = T.max(line + constant(step.beta, "float64", isa), constant(0.0, "float64", isa))
+                value = value * T.min(line, constant(1.0, "float64", isa))
             else:
-                # Vectors behind the last channel of the residual are padding of another output: any value does.
-                last = step.format.padded_channels - isa.lanes
-                inner = channel if step.format.padded_channels >= self.channels else T.min(channel, last)
-                index = self.pixel(step.format, y, x) + inner
-                value = value + T.cast(load(next(residuals), index, isa), double)
+                other = T.cast(self._joined(step.format, next(residuals), y, x, channel), double)
+                value = value + other if isinstance(step, AddStep) else value * other
             value = T.bind(value)
         return value
+
+    def _joined(self, form: Format, buffer: Any, y: Expr, x: Expr, channel: Expr) -> Expr:
+        """A vector of what joins in; vectors behind its last channel are padding of another output: any value does."""
+        last = form.padded_channels - self.isa.lanes
+        inner = channel if form.padded_channels >= self.channels else T.min(channel, last)
+        single = form.height == form.width == 1
+        pixel = self.pixel(form, T.int32(0), T.int32(0)) if single else self.pixel(form, y, x)
+        return load(buffer, pixel + inner, self.isa)
 
     def _channel_conditions(self, value: Expr, item: Store, thresholds: Expr, channel: Expr) -> list[Expr]:
         if not isinstance(item.quantizer, LevelQuantizer):

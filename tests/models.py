@@ -251,6 +251,18 @@ class Builder:
         """Relu."""
         return self.node("Relu", [self.value], self.shape)
 
+    def activation(self, op_type: str, **attributes: float) -> Builder:
+        """HardSwish, HardSigmoid, LeakyRelu, Sigmoid, Tanh, or PRelu with a slope per channel."""
+        names = []
+        if op_type == "PRelu":
+            slopes = self.rng.uniform(0.05, 0.5, (self.shape[0], *[1] * (len(self.shape) - 1)))
+            names = [self.constant("slope", slopes.astype(np.float32))]
+        return self.node(op_type, [self.value, *names], self.shape, **attributes)
+
+    def multiply(self, other: str) -> Builder:
+        """Multiply by the earlier value `other`, of the same shape or (C, 1, 1)."""
+        return self.node("Mul", [self.value, other], self.shape)
+
     def clip(self, low: float, high: float) -> Builder:
         """Clip between two constants."""
         bounds = [self.constant("bound", np.float32(bound)) for bound in (low, high)]

@@ -18,6 +18,7 @@ from lqcompile.graph.plan import (
     Contraction,
     Copy,
     Geometry,
+    Leaky,
     MaxPool,
     Operation,
     Output,
@@ -195,6 +196,12 @@ def single_layer(rng: np.random.Generator, weights: str, quantizer: AnyQuantizer
     stages = (random_affine(rng, outputs, 0.2), Clamp(low=-1.0, high=2.0))
     following = random_quantizer(rng, int(rng.integers(1, 5)))
     return builder.finish(*builder.contract(codes, made, geometry, stages, ((None, False, ()), (following, True, ()))))
+
+
+def random_leaky(rng: np.random.Generator, channels: int, *, falling: bool = False) -> Leaky:
+    """Slopes below 1; every other one negative with `falling`."""
+    slope = rng.uniform(0.05, 0.9, channels)
+    return Leaky(slope=slope * np.where(np.arange(channels) % 2, -1.0, 1.0) if falling else slope)
 
 
 def small_network(rng: np.random.Generator, *, integer: bool, edges: str = "int8") -> Plan:

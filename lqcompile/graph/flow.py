@@ -9,12 +9,17 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
-from lqcompile.graph.plan import Affine, AnyQuantizer, Clamp, Contraction, MaxPool, Operation, Shape, Value
+from lqcompile.graph.plan import AnyQuantizer, Contraction, Map, MaxPool, Operation, Shape, Value
 
 
 @dataclass(frozen=True, kw_only=True)
 class Add:
     """The sum of two tensors of one shape."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Multiply:
+    """The product of two tensors; the second has the shape of the first, or one number per channel."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -41,7 +46,7 @@ class Segments:
     parts: tuple[Segment, ...]
 
 
-Kind = Operation | Affine | Clamp | MaxPool | Add | Segments | AnyQuantizer
+Kind = Operation | Map | MaxPool | Add | Multiply | Segments | AnyQuantizer
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

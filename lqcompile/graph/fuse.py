@@ -1,8 +1,8 @@
 """From the checked graph to the fusion plan: which steps run as one kernel, and what each kernel leaves behind.
 
 A region starts at a step that nothing before it could take in. It takes in what follows while there is exactly one
-reader: that is its stream. An addition joins the region of the operand that is made last. From the stream on, affine
-maps and clamps of each reader become part of an output, with the quantizers at their end.
+reader: that is its stream. An addition joins the region of the operand that is made last. From the stream on, maps
+of each reader (affine ones, clamps) become part of an output, with the quantizers at their end.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import onnx_ir
 
-from lqcompile.graph.flow import Add, Flow, Segments, Step, consumers, fresh
+from lqcompile.graph.flow import Add, Flow, Multiply, Segments, Step, consumers, fresh
 from lqcompile.graph.plan import (
     AddValue,
     Affine,
@@ -21,7 +21,10 @@ from lqcompile.graph.plan import (
     Concat,
     Contraction,
     Copy,
+    Joining,
+    Map,
     MaxPool,
+    MultiplyValue,
     Operation,
     Output,
     Plan,
@@ -30,6 +33,7 @@ from lqcompile.graph.plan import (
     Value,
     fold_affine,
     is_exact,
+    is_monotone,
 )
 from lqcompile.graph.rewrite import simplify
 from lqcompile.graph.specs import Quantizer, UniformQuantizer
@@ -117,9 +121,11 @@ class _Fuser:
             self._done.add(step.output)
             if isinstance(step.kind, Add):
                 stages = [AddValue(name=inputs.pop())]
+            elif isinstance(step.kind, Multiply):
+                stages = [MultiplyValue(name=inputs.pop())]
             elif isinstance(step.kind, Segments):
                 operation, inputs, stages = self._segments(step, step.kind)
-            elif isinstance(step.kind, Affine | Clamp | MaxPool):
+            elif isinstance(step.kind, Map | MaxPool):
                 stages = [step.kind]
             else:
                 operation = step.kind
@@ -195,23 +201,29 @@ class _Fuser:
     def _extend(self, stream: str, operation: Operation, stages: list[Stage]) -> str:
         """Take in what follows `stream`; appends to `stages` and returns the stream behind the last of them.
 
-        A max-pool joins contractions only, one to each, and nothing is added behind it.
+        A max-pool joins contractions only, one to each, and nothing is added behind it. All other stages of its chain
+        are monotone: it may run before or behind them.
         """
         while stream not in self._wanted and len(self._readers[stream]) == 1:
             (step,) = self._readers[stream]
-            added, pooled = (any(isinstance(stage, kind) for stage in stages) for kind in (AddValue, MaxPool))
+            joined, pooled = (any(isinstance(stage, kind) for stage in stages) for kind in (Joining, MaxPool))
             if (
                 isinstance(step.kind, Clamp)
-                or (isinstance(step.kind, Affine) and not added)
-                or (isinstance(step.kind, MaxPool) and isinstance(operation, Contraction) and not added and not pooled)
+                or (isinstance(step.kind, Map) and not joined and (not pooled or is_monotone([step.kind])))
+                or (
+                    isinstance(step.kind, MaxPool)
+                    and isinstance(operation, Contraction)
+                    and not pooled
+                    and is_monotone(stages)
+                )
             ):
                 stages.append(step.kind)
-            elif isinstance(step.kind, Add) and not added and not pooled:
+            elif isinstance(step.kind, Add | Multiply) and not joined and not pooled:
                 first, second = step.inputs
                 other = self.real_name(second if first == stream else first)
-                if other not in self.values:
+                if other not in self.values or step.shape != self._shapes[stream]:
                     break
-                stages.append(AddValue(name=other))
+                stages.append(AddValue(name=other) if isinstance(step.kind, Add) else MultiplyValue(name=other))
             else:
                 break
             self._done.add(step.output)
@@ -222,7 +234,7 @@ class _Fuser:
         """What a region leaves behind: the stream, its quantizers, and what each of its readers makes of it."""
         outputs = self._quantized(stream, ())
         rest = [step for step in self._readers[stream] if step.output not in self._done]
-        paths = [step for step in rest if isinstance(step.kind, Affine | Clamp)]
+        paths = [step for step in rest if isinstance(step.kind, Map)]
         if stream in self._wanted or len(paths) < len(rest):
             outputs.insert(0, self._float(stream, ()))
         for step in paths:
@@ -235,14 +247,14 @@ class _Fuser:
         return outputs
 
     def _walk(self, step: Step, stages: list[Stage]) -> str:
-        """Follow affine maps and clamps from `step` on; appends them to `stages` and returns where they end."""
-        while isinstance(step.kind, Affine | Clamp):
+        """Follow maps from `step` on; appends them to `stages` and returns where they end."""
+        while isinstance(step.kind, Map):
             stages.append(step.kind)
             self._done.add(step.output)
             readers = self._readers[step.output]
             if step.output in self._wanted or len(readers) != 1:
                 break
-            if not isinstance(readers[0].kind, Affine | Clamp):
+            if not isinstance(readers[0].kind, Map):
                 break
             (step,) = readers
         return step.output

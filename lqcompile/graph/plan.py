@@ -53,6 +53,21 @@ class Clamp:
     high: float
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Leaky:
+    """``max(x, 0) + slope * min(x, 0)``, float64[C]: LeakyRelu and PRelu."""
+
+    slope: npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class HardSwish:
+    """``x * min(max(x * alpha + beta, 0), 1)``, each operation rounded once."""
+
+    alpha: float
+    beta: float
+
+
 @dataclass(frozen=True, kw_only=True)
 class MaxPool:
     """Maximum over windows; positions outside the input do not take part. `pads` is (top, left, bottom, right)."""
@@ -69,7 +84,20 @@ class AddValue:
     name: str
 
 
-Stage = Affine | Clamp | MaxPool | AddValue
+@dataclass(frozen=True, kw_only=True)
+class MultiplyValue:
+    """Multiplies by the float32 value `name`, of the same shape or one number per channel; ends the chain likewise."""
+
+    name: str
+
+
+Map = Affine | Clamp | Leaky | HardSwish
+"""Stages that map each number by itself."""
+
+Joining = AddValue | MultiplyValue
+"""Stages that read another value."""
+
+Stage = Map | MaxPool | Joining
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -100,7 +128,7 @@ class Output:
 
     Args:
         value: what later regions refer to.
-        stages: applied to the stream (`Affine` and `Clamp` only).
+        stages: applied to the stream (`Map` only).
     """
 
     value: Value
@@ -199,7 +227,7 @@ class Region:
     Args:
         name: of the ONNX node that gave the operation.
         op_type: ONNX operator type, for reports.
-        inputs: names of values, of which `AddValue` names are not part.
+        inputs: names of values, of which those that stages read (`Joining`) are not part.
         operation: what is computed first.
         stages: applied in float64 before the one rounding to float32.
         stream_shape: shape after the stages, before the outputs.
@@ -216,8 +244,8 @@ class Region:
 
     @property
     def residuals(self) -> tuple[str, ...]:
-        """Names of the values that the stages add."""
-        return tuple(stage.name for stage in self.stages if isinstance(stage, AddValue))
+        """Names of the values that the stages add or multiply by."""
+        return tuple(stage.name for stage in self.stages if isinstance(stage, Joining))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -255,6 +283,14 @@ def is_exact(contraction: Contraction, quantizer: AnyQuantizer | None) -> bool:
 def is_depthwise(contraction: Contraction) -> bool:
     """Whether each output channel reads the input channel of its own number, and no other."""
     return contraction.geometry.group == contraction.in_shape[0] == contraction.out_shape[0] > 1
+
+
+def is_monotone(stages: Sequence[Stage]) -> bool:
+    """Whether each channel only rises or only falls: an order before is one behind, or its reverse."""
+    return all(
+        not isinstance(stage, HardSwish | Joining) and not (isinstance(stage, Leaky) and bool((stage.slope < 0).any()))
+        for stage in stages
+    )
 
 
 def fold_affine(stages: Sequence[Stage]) -> tuple[Stage, ...]:

@@ -6,7 +6,7 @@ from collections.abc import Hashable
 from dataclasses import replace
 
 from lqcompile.graph.flow import Flow, Step, fresh
-from lqcompile.graph.plan import Affine, AveragePool, Clamp, Concat, MaxPool
+from lqcompile.graph.plan import Affine, AveragePool, Clamp, Concat, HardSwish, Leaky, MaxPool
 from lqcompile.graph.specs import Quantizer, UniformQuantizer, same_codes
 from lqcompile.graph.split import pool_before_concatenations, split_contractions
 
@@ -87,6 +87,8 @@ def _key(step: Step) -> Hashable | None:
         return same_codes(kind)
     if isinstance(kind, Affine):
         return (kind.scale.tobytes(), kind.shift.tobytes())
-    if isinstance(kind, Clamp | MaxPool | AveragePool | Concat):
+    if isinstance(kind, Leaky):
+        return kind.slope.tobytes()
+    if isinstance(kind, Clamp | HardSwish | MaxPool | AveragePool | Concat):
         return kind
     return None

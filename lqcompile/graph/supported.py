@@ -13,8 +13,10 @@ import onnx_ir
 
 from lqcompile.graph.dense import check_conv, check_gemm, check_matmul
 from lqcompile.graph.nodes import (
+    Shape,
     check_rank,
     constant,
+    float_attribute,
     float_parameter,
     int_attribute,
     parameter,
@@ -48,30 +50,57 @@ def check_standard(node: onnx_ir.Node) -> None:
 
 def _binary(node: onnx_ir.Node) -> None:
     constants = [index for index, value in enumerate(node.inputs) if constant(value) is not None]
-    result = sample_shape(node.outputs[0])
     if not constants:
-        if node.op_type != "Add":
-            raise unsupported(node, "two computed inputs", "one of them constant", "only Add joins two branches")
-        if sample_shape(node.inputs[0]) != sample_shape(node.inputs[1]):
-            shapes = " and ".join(str(list(sample_shape(value))) for value in node.inputs)
-            raise unsupported(node, f"samples of {shapes}", "equal shapes", "expand the smaller one before")
+        _check_branches(node)
         return
     if constants == [0, 1] or (node.op_type == "Div" and constants == [0]):
         found = "two constants" if len(constants) == 2 else "a constant numerator"
         raise unsupported(node, found, "a computed value first", "simplify the model before the export")
     values = float_parameter(node, constants[0], "the constant")
-    # A scalar, or [C] in the place of the channels; a rank below that of the result counts from the right.
-    shape = (1,) * (len(result) + 1 - values.ndim) + values.shape
-    per_channel = len(shape) == len(result) + 1 and shape in (
-        (1,) * len(shape),
-        (1, *result[:1], *(1,) * (len(result) - 1)),
-    )
-    if not per_channel or sample_shape(node.inputs[1 - constants[0]]) != result:
-        raise unsupported(
-            node, f"a constant of shape {list(values.shape)}", "a scalar or one per channel", "simplify the model"
-        )
+    _check_per_channel(node, values.shape, 1 - constants[0])
     if node.op_type == "Div" and not values.all():
         raise unsupported(node, "a division by 0", "other divisors", "look for a diverged training run")
+
+
+def _check_branches(node: onnx_ir.Node) -> None:
+    """Two computed inputs: sums of equal shapes, products also of images with one number per channel."""
+    if node.op_type not in ("Add", "Mul"):
+        raise unsupported(node, "two computed inputs", "one of them constant", "only Add and Mul join two branches")
+    first, second = (sample_shape(value) for value in node.inputs)
+    gates = [shape[:1] + (1,) * (len(shape) - 1) for shape in (first, second)]
+    if first != second and not (node.op_type == "Mul" and (first == gates[1] or second == gates[0])):
+        also = " or one number per channel, [C, 1, 1]" if node.op_type == "Mul" else ""
+        found = f"samples of {list(first)} and {list(second)}"
+        raise unsupported(node, found, f"equal shapes{also}", "expand the smaller one before")
+
+
+def _check_per_channel(node: onnx_ir.Node, values: Shape, index: int) -> None:
+    """A constant has one entry, or [C] in the place of the channels; a lower rank counts from the right.
+
+    Args:
+        node: that reads it beside its input `index`.
+        values: shape of the constant.
+        index: of the computed input.
+    """
+    result = sample_shape(node.outputs[0])
+    shape = (1,) * (len(result) + 1 - len(values)) + values
+    per_channel = (1, *result[:1], *(1,) * (len(result) - 1))
+    if shape not in ((1,) * (len(result) + 1), per_channel) or sample_shape(node.inputs[index]) != result:
+        raise unsupported(
+            node, f"a constant of shape {list(values)}", "a scalar or one per channel", "simplify the model"
+        )
+
+
+def _prelu(node: onnx_ir.Node) -> None:
+    _check_per_channel(node, float_parameter(node, 1, "slope").shape, 0)
+
+
+def _line(node: onnx_ir.Node) -> None:
+    """LeakyRelu and HardSigmoid: numbers as attributes."""
+    for label in ("alpha", "beta"):
+        if not math.isfinite(float_attribute(node, label, 0.0)):
+            found = f"{label}={float_attribute(node, label, 0.0):g}"
+            raise unsupported(node, found, "a finite number", "look for a diverged training run")
 
 
 def _clip(node: onnx_ir.Node) -> None:
@@ -161,7 +190,7 @@ def _axis_one(node: onnx_ir.Node) -> None:
 
 
 def _elementwise(node: onnx_ir.Node) -> None:
-    """Constant, Identity and Relu have nothing to check."""
+    """Constant, HardSwish, Identity and Relu have nothing to check."""
 
 
 SUPPORTED: dict[str, Callable[[onnx_ir.Node], None]] = {
@@ -178,10 +207,14 @@ SUPPORTED: dict[str, Callable[[onnx_ir.Node], None]] = {
     "Flatten": _reshape,
     "Gemm": check_gemm,
     "GlobalAveragePool": _global_pool,
+    "HardSigmoid": _line,
+    "HardSwish": _elementwise,
     "Identity": _elementwise,
+    "LeakyRelu": _line,
     "MatMul": check_matmul,
     "MaxPool": _pool,
     "Mul": _binary,
+    "PRelu": _prelu,
     "QuantizeLinear": check_quantize,
     "ReduceMean": _spatial_mean,
     "Relu": _elementwise,

@@ -14,14 +14,17 @@ import onnx_ir
 from lqcompile.graph import layers
 from lqcompile.graph.builder import FlowBuilder, View
 from lqcompile.graph.contract import read_quantizer
-from lqcompile.graph.flow import Add, Flow, Kind
-from lqcompile.graph.nodes import constant, float_parameter, unsupported
+from lqcompile.graph.flow import Add, Flow, Kind, Multiply
+from lqcompile.graph.nodes import constant, float_attribute, float_parameter, unsupported
 from lqcompile.graph.padding import counts_padding, read_padded_geometry
-from lqcompile.graph.plan import Affine, AveragePool, Clamp, Concat, MaxPool, Softmax
+from lqcompile.graph.plan import Affine, AveragePool, Clamp, Concat, HardSwish, Leaky, MaxPool, Softmax
 from lqcompile.graph.qdq import read_uniform_quantizer
 from lqcompile.graph.supported import pool_kernel
 
 Float64Array = npt.NDArray[np.float64]
+
+HARD_SIGMOID_ALPHA = float(np.float32(0.2))
+"""Default of ONNX."""
 
 
 def to_flow(model: onnx_ir.Model) -> Flow:
@@ -66,19 +69,48 @@ def _clip(builder: FlowBuilder, node: onnx_ir.Node) -> None:
     _elementwise(builder, node, Clamp(low=bounds[0], high=bounds[1]))
 
 
+def _leaky(builder: FlowBuilder, node: onnx_ir.Node) -> None:
+    """LeakyRelu and PRelu."""
+    view = builder.view(node)
+    slope = np.float32(float_attribute(node, "alpha", 0.01))
+    values = float_parameter(node, 1, "slope") if node.op_type == "PRelu" else slope
+    _elementwise(builder, node, Leaky(slope=per_channel(node, np.asarray(values), view)))
+
+
+def _hard_sigmoid(builder: FlowBuilder, node: onnx_ir.Node) -> None:
+    """``min(max(alpha * x + beta, 0), 1)``."""
+    view = builder.view(node)
+    scale = np.full(view.stored[0], float_attribute(node, "alpha", HARD_SIGMOID_ALPHA), np.float64)
+    shift = np.full(view.stored[0], float_attribute(node, "beta", 0.5), np.float64)
+    line = builder.emit(node, Affine(scale=scale, shift=shift), (view,), view.stored, part="line")
+    builder.emit(node, Clamp(low=0.0, high=1.0), (line,), view.stored)
+
+
+def _hard_swish(builder: FlowBuilder, node: onnx_ir.Node) -> None:
+    _elementwise(builder, node, HardSwish(alpha=float(np.float32(1 / 6)), beta=0.5))
+
+
+def _joined(builder: FlowBuilder, node: onnx_ir.Node) -> None:
+    """Add or Mul of two computed values; Mul takes one number per channel on either side."""
+    first, second = builder.view(node, 0), builder.view(node, 1)
+    if node.op_type == "Mul" and _image(first) == (1, 1) != _image(second):
+        first, second = second, first
+    gated = node.op_type == "Mul" and _image(second) == (1, 1)
+    if first.stored[0] != second.stored[0] or (_image(first) != _image(second) and not gated):
+        raise unsupported(
+            node,
+            f"flattened images of {list(first.stored)} and {list(second.stored)}",
+            "images of one shape",
+            f"{node.op_type.lower()} in front of the flattening",
+        )
+    builder.emit(node, Add() if node.op_type == "Add" else Multiply(), (first, second), first.stored)
+
+
 def _binary(builder: FlowBuilder, node: onnx_ir.Node) -> None:
-    """Add of two values, or one of Add, Sub, Mul, Div with a constant."""
+    """Add or Mul of two values, or one of Add, Sub, Mul, Div with a constant."""
     constants = [index for index in (0, 1) if constant(node.inputs[index]) is not None]
     if not constants:
-        first, second = builder.view(node, 0), builder.view(node, 1)
-        if _image(first) != _image(second) or first.stored[0] != second.stored[0]:
-            raise unsupported(
-                node,
-                f"flattened images of {list(first.stored)} and {list(second.stored)}",
-                "images of one shape",
-                "add in front of the flattening",
-            )
-        builder.emit(node, Add(), (first, second), first.stored)
+        _joined(builder, node)
         return
     view = builder.view(node, 1 - constants[0])
     values = per_channel(node, float_parameter(node, constants[0], "the constant"), view)
@@ -217,13 +249,17 @@ RULES: dict[str, Callable[[FlowBuilder, onnx_ir.Node], None]] = {
     "Flatten": _alias,
     "Gemm": layers.gemm,
     "GlobalAveragePool": _global_average_pool,
+    "HardSigmoid": _hard_sigmoid,
+    "HardSwish": _hard_swish,
     "Identity": _alias,
+    "LeakyRelu": _leaky,
     "LQConv": layers.low_bit,
     "LQLinear": layers.low_bit,
     "LQQuantize": _quantize,
     "MatMul": layers.matmul,
     "MaxPool": _max_pool,
     "Mul": _binary,
+    "PRelu": _leaky,
     "QuantizeLinear": _quantize,
     "ReduceMean": _global_average_pool,
     "Relu": _relu,

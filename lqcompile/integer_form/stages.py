@@ -7,7 +7,19 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from lqcompile.graph.plan import AddValue, Affine, AveragePool, Clamp, Geometry, MaxPool, Shape, Stage
+from lqcompile.graph.plan import (
+    AddValue,
+    Affine,
+    AveragePool,
+    Clamp,
+    Geometry,
+    HardSwish,
+    Leaky,
+    MaxPool,
+    MultiplyValue,
+    Shape,
+    Stage,
+)
 from lqcompile.integer_form.writer import GraphWriter
 from lqcompile.reference.execute import pool_counts
 
@@ -33,6 +45,15 @@ def write_stages(writer: GraphWriter, x: str, stages: Sequence[Stage], residuals
         elif isinstance(stage, Clamp):
             x = writer.node("Max", x, writer.constant(np.float64(stage.low)))
             x = writer.node("Min", x, writer.constant(np.float64(stage.high)))
+        elif isinstance(stage, Leaky):
+            zero = writer.constant(np.float64(0))
+            below = writer.node("Mul", writer.node("Min", x, zero), writer.constant(stage.slope.reshape(along)))
+            x = writer.node("Add", writer.node("Max", x, zero), below)
+        elif isinstance(stage, HardSwish):
+            line = writer.node("Mul", x, writer.constant(np.float64(stage.alpha)))
+            line = writer.node("Add", line, writer.constant(np.float64(stage.beta)))
+            line = writer.node("Max", line, writer.constant(np.float64(0)))
+            x = writer.node("Mul", x, writer.node("Min", line, writer.constant(np.float64(1))))
         elif isinstance(stage, MaxPool):
             x = writer.node(
                 "MaxPool",
@@ -43,6 +64,8 @@ def write_stages(writer: GraphWriter, x: str, stages: Sequence[Stage], residuals
             )
         elif isinstance(stage, AddValue):
             x = writer.node("Add", x, writer.cast(residuals[stage.name], np.float64))
+        elif isinstance(stage, MultiplyValue):
+            x = writer.node("Mul", x, writer.cast(residuals[stage.name], np.float64))
     return x
 
 

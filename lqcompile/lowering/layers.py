@@ -11,11 +11,11 @@ import numpy.typing as npt
 
 from lqcompile.errors import UnsupportedError
 from lqcompile.graph.plan import (
-    AddValue,
     Affine,
     AnyQuantizer,
     AnyWeights,
     Contraction,
+    Joining,
     MaxPool,
     Output,
     Region,
@@ -23,13 +23,14 @@ from lqcompile.graph.plan import (
     is_depthwise,
     is_exact,
     is_integer,
+    is_monotone,
 )
 from lqcompile.graph.specs import Int8Weights, LowBitWeights, Quantizer
 from lqcompile.lowering import parameters as pack
 from lqcompile.lowering.choose import FLOAT_FAMILIES
 from lqcompile.lowering.families import BYTE_FAMILIES
 from lqcompile.lowering.groups import narrow
-from lqcompile.lowering.outputs import affine_parameters, make_steps, make_stream_store
+from lqcompile.lowering.outputs import make_steps, make_stream_store, step_parameters
 from lqcompile.lowering.program import Fewer, Step, SumsKernel, Tensor
 from lqcompile.lowering.sums import Sums
 from lqcompile.lowering.thresholds import integer_epilogue, real_epilogue
@@ -65,7 +66,7 @@ class Layer:
         source: tensor it reads.
         stages: up to the stream, without pooling that is not fused.
         stores: (output, tensor) to write.
-        residuals: tensors of `AddValue` stages, in order.
+        residuals: tensors of stages that join a value in, in order.
         tile: register tile, None for what the schedule's model picks.
         plain_sums: what leaves is the integer sums, as float32 that holds them exactly; `sum_stages` go on from them.
     """
@@ -83,21 +84,25 @@ class Layer:
 
 
 def fused_pool(weights: AnyWeights, stages: Sequence[Stage]) -> MaxPool | None:
-    """The max-pooling of a chain if it can run inside the kernel: no overlap, no padding, no addition before it.
+    """The max-pooling of a chain if it can run inside the kernel: no overlap, no padding, nothing joined in before it.
 
-    Channels whose chain falls are computed with negated weights, which -128 does not survive.
+    Channels whose chain falls are computed with negated weights, which -128 does not survive; an affine map must turn
+    them back before anything else.
     """
     for index, stage in enumerate(stages):
-        if isinstance(stage, AddValue):
+        if isinstance(stage, Joining):
             return None
         if isinstance(stage, MaxPool):
             small = stage.kernel[0] * stage.kernel[1] <= LARGEST_FUSED_WINDOW
             alone = not any(isinstance(other, MaxPool) for other in stages[index + 1 :])
             falling = pack.scale_signs(stages[:index])
             stuck = (
-                isinstance(weights, Int8Weights)
-                and falling is not None
-                and bool((weights.values[falling] == -128).any())
+                falling is not None
+                and bool(falling.any())
+                and (
+                    not isinstance(stages[0], Affine)
+                    or (isinstance(weights, Int8Weights) and bool((weights.values[falling] == -128).any()))
+                )
             )
             tiled = stage.kernel == stage.strides and not any(stage.pads)
             return stage if small and alone and tiled and not stuck else None
@@ -276,12 +281,12 @@ class _Lowering:
         if not self.exact:
             return "float32"
         single = is_integer(self.layer.operation, self.layer.quantizer) or self.sums.one_pair()
-        added = any(isinstance(stage, AddValue) for stage in self.stages)
+        thresholds = all(is_monotone((*self.stages, *output.stages)) for output, _ in self.layer.stores)
         quantized = all(
             isinstance(output.value.quantizer, Quantizer) and output.value.holds_codes
             for output, _ in self.layer.stores
         )
-        if added or not quantized:
+        if not thresholds or not quantized:
             return "float64"
         return "integer" if single else "real"
 
@@ -295,7 +300,7 @@ class _Lowering:
         scaled = integer and not layer.plain_sums
         stages = (*(self.sums.stages(self.corrections) if scaled else ()), *self.stages)
         steps = make_steps(stages, [tensor.form for tensor in layer.residuals if tensor.form is not None])
-        arrays = affine_parameters(stages, self.channels)
+        arrays = step_parameters(stages, self.channels)
         stores = []
         for output, tensor in layer.stores:
             store, parameters = make_stream_store(output, tensor, self.channels)

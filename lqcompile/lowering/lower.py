@@ -13,11 +13,11 @@ import numpy.typing as npt
 
 from lqcompile.errors import UnsupportedError
 from lqcompile.graph.plan import (
-    AddValue,
     AveragePool,
     Concat,
     Contraction,
     Copy,
+    Joining,
     MaxPool,
     Output,
     Plan,
@@ -29,7 +29,7 @@ from lqcompile.graph.plan import (
 from lqcompile.graph.specs import UniformQuantizer
 from lqcompile.lowering.choose import Choice, choose, force
 from lqcompile.lowering.layers import Layer, fused_pool, lower_layer, sum_stages
-from lqcompile.lowering.outputs import affine_parameters, make_format, make_quantizer, make_steps, make_stream_store
+from lqcompile.lowering.outputs import make_format, make_quantizer, make_steps, make_stream_store, step_parameters
 from lqcompile.lowering.parameters import per_channel, scale_signs
 from lqcompile.lowering.program import Program, Step, SumsKernel, Tensor
 from lqcompile.schedules.elementwise import Window
@@ -290,7 +290,7 @@ class _Lower:
         at = [index for index, stage in enumerate(region.stages) if isinstance(stage, MaxPool)]
         behind = region.stages[at[0] + 1 :]
         pool = region.stages[at[0]]
-        if len(at) > 1 or any(isinstance(stage, AddValue) for stage in behind) or not isinstance(pool, MaxPool):
+        if len(at) > 1 or any(isinstance(stage, Joining) for stage in behind) or not isinstance(pool, MaxPool):
             raise UnsupportedError(
                 f"node {region.name!r}: found a second max-pooling or a residual sum behind an overlapping max-pooling "
                 "in one chain, expected one of them; give the tensor between them a second consumer or reorder them"
@@ -327,9 +327,9 @@ class _Lower:
             )
             if signs is not None:
                 arrays.append(per_channel(np.where(signs, -1.0, 1.0), channels, "float32", 1.0))
-        residuals = [self._tensor(stage.name, "f32", region.name) for stage in stages if isinstance(stage, AddValue)]
+        residuals = [self._tensor(stage.name, "f32", region.name) for stage in stages if isinstance(stage, Joining)]
         steps = make_steps(stages, [self._form(tensor) for tensor in residuals])
-        arrays += affine_parameters(stages, channels)
+        arrays += step_parameters(stages, channels)
         made = [make_stream_store(output, tensor, channels) for output, tensor in stores]
         for _, parameters in made:
             arrays += parameters

@@ -9,11 +9,34 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lqcompile.graph.plan import AddValue, Affine, AnyQuantizer, Clamp, Output, Stage, Value
+from lqcompile.graph.plan import (
+    AddValue,
+    Affine,
+    AnyQuantizer,
+    Clamp,
+    HardSwish,
+    Leaky,
+    MultiplyValue,
+    Output,
+    Stage,
+    Value,
+    is_monotone,
+)
 from lqcompile.graph.specs import Quantizer, UniformQuantizer
 from lqcompile.lowering.parameters import evaluate_stages, per_channel, real_thresholds, scale_signs
 from lqcompile.lowering.program import SumsKernel, Tensor
-from lqcompile.schedules.epilogue import AddStep, AffineStep, ClampStep, LevelQuantizer, Step, Store, UniformStep
+from lqcompile.schedules.epilogue import (
+    AddStep,
+    AffineStep,
+    ClampStep,
+    HardSwishStep,
+    LeakyStep,
+    LevelQuantizer,
+    MultiplyStep,
+    Step,
+    Store,
+    UniformStep,
+)
 from lqcompile.schedules.formats import Format, Kind
 
 SIGNED_BIAS = 128
@@ -21,7 +44,7 @@ SIGNED_BIAS = 128
 
 
 def make_steps(stages: Sequence[Stage], residuals: Sequence[Format] = ()) -> tuple[Step, ...]:
-    """Epilogue steps of stages; `residuals` are the formats of `AddValue` stages in order."""
+    """Epilogue steps of stages; `residuals` are the formats of what joins in, in order."""
     formats = iter(residuals)
     steps: list[Step] = []
     for stage in stages:
@@ -31,18 +54,26 @@ def make_steps(stages: Sequence[Stage], residuals: Sequence[Format] = ()) -> tup
             steps.append(ClampStep(low=stage.low, high=stage.high))
         elif isinstance(stage, AddValue):
             steps.append(AddStep(format=next(formats)))
+        elif isinstance(stage, MultiplyValue):
+            steps.append(MultiplyStep(format=next(formats)))
+        elif isinstance(stage, Leaky):
+            steps.append(LeakyStep())
+        elif isinstance(stage, HardSwish):
+            steps.append(HardSwishStep(alpha=stage.alpha, beta=stage.beta))
         else:
             raise TypeError(f"stage {type(stage).__name__} is not an epilogue step")
     return tuple(steps)
 
 
-def affine_parameters(stages: Sequence[Stage], channels: int) -> list[npt.NDArray[Any]]:
-    """Scale and shift of each affine stage, float64[channels], without scales of 1 and shifts of 0."""
+def step_parameters(stages: Sequence[Stage], channels: int) -> list[npt.NDArray[Any]]:
+    """Scale and shift of affine stages, without scales of 1 and shifts of 0, and slopes: float64[channels] each."""
     arrays: list[npt.NDArray[Any]] = []
     for stage in stages:
         if isinstance(stage, Affine):
             arrays += [per_channel(stage.scale, channels, "float64")] if (stage.scale != 1).any() else []
             arrays += [per_channel(stage.shift, channels, "float64")] if stage.shift.any() else []
+        elif isinstance(stage, Leaky):
+            arrays.append(per_channel(stage.slope, channels, "float64"))
     return arrays
 
 
@@ -98,12 +129,12 @@ def make_store(output: Output, tensor: Tensor) -> Store:
 def make_stream_store(output: Output, tensor: Tensor, channels: int) -> tuple[Store, list[npt.NDArray[Any]]]:
     """The store of an output, from the stream, and its parameters for `channels` physical channels.
 
-    Affine maps and clamps before a level quantizer become thresholds of each channel on the stream itself: float32
-    numbers that give the same levels as the chain in float64, found on the chain with its roundings.
+    Monotone maps before a level quantizer become thresholds of each channel on the stream itself: float32 numbers that
+    give the same levels as the chain in float64, found on the chain with its roundings.
     """
     store, quantizer = make_store(output, tensor), output.value.quantizer
-    if not output.stages or not isinstance(quantizer, Quantizer):
-        return store, affine_parameters(output.stages, channels)
+    if not output.stages or not isinstance(quantizer, Quantizer) or not is_monotone(output.stages):
+        return store, step_parameters(output.stages, channels)
     count = store.format.channels
     signs = scale_signs(output.stages)
     falling = signs if signs is not None else np.zeros(count, np.bool_)

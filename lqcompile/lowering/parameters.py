@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lqcompile.encoding import pack_planes
-from lqcompile.graph.plan import Affine, Clamp, Contraction, Geometry, Output, Stage
+from lqcompile.graph.plan import Affine, Clamp, Contraction, Geometry, Leaky, Output, Stage
 from lqcompile.graph.specs import Int8Weights, LowBitWeights, Quantizer, UniformQuantizer
 
 Float64Array = npt.NDArray[np.float64]
@@ -177,13 +177,15 @@ def scale_signs(stages: Sequence[Stage]) -> npt.NDArray[np.bool_] | None:
 
 
 def evaluate_stages(values: Float64Array, stages: Sequence[Stage]) -> npt.NDArray[np.float32]:
-    """Affine maps and clamps on float64[O, ...], each operation rounded once, then one rounding to float32."""
+    """Monotone maps on float64[O, ...], each operation rounded once, then one rounding to float32."""
     shape = (-1, *([1] * (values.ndim - 1)))
     for stage in stages:
         if isinstance(stage, Affine):
             values = values * stage.scale.reshape(shape) + stage.shift.reshape(shape)
         elif isinstance(stage, Clamp):
             values = np.minimum(np.maximum(values, stage.low), stage.high)
+        elif isinstance(stage, Leaky):
+            values = np.maximum(values, 0.0) + stage.slope.reshape(shape) * np.minimum(values, 0.0)
     return values.astype(np.float32)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from lqcompile.graph.plan import AddValue, Affine, Clamp, Geometry, MaxPool, Stage
+from lqcompile.graph.plan import AddValue, Affine, Clamp, Geometry, HardSwish, Leaky, MaxPool, MultiplyValue, Stage
 from lqcompile.reference.sums import windows
 
 Float64 = npt.NDArray[np.float64]
@@ -70,7 +70,8 @@ def apply_stages(x: Float64, stages: Sequence[Stage], values: Mapping[str, npt.N
     Args:
         x: float64[N, C, ...].
         stages: in order.
-        values: what `AddValue` adds, by name: float of the shape of `x`, or one that reshapes to it.
+        values: what joins in, by name: float of the shape of `x` or one that reshapes to it; of `MultiplyValue` also
+            one number per channel.
 
     Returns:
         float64[N, C, ...].
@@ -81,11 +82,22 @@ def apply_stages(x: Float64, stages: Sequence[Stage], values: Mapping[str, npt.N
             x = x * stage.scale.reshape(along) + stage.shift.reshape(along)
         elif isinstance(stage, Clamp):
             x = np.minimum(np.maximum(x, stage.low), stage.high)
+        elif isinstance(stage, Leaky):
+            x = np.maximum(x, 0.0) + stage.slope.reshape(-1, *([1] * (x.ndim - 2))) * np.minimum(x, 0.0)
+        elif isinstance(stage, HardSwish):
+            x = x * np.minimum(np.maximum(x * stage.alpha + stage.beta, 0.0), 1.0)
         elif isinstance(stage, MaxPool):
             x = max_pool(x, stage)
         elif isinstance(stage, AddValue):
             x = x + values[stage.name].reshape(x.shape)
+        elif isinstance(stage, MultiplyValue):
+            x = x * as_factor(values[stage.name], x.shape)
     return x
+
+
+def as_factor(value: npt.NDArray[np.floating], shape: tuple[int, ...]) -> npt.NDArray[np.floating]:
+    """What multiplies a tensor of `shape`, reshaped to broadcast over it: as many entries, or one per channel."""
+    return value.reshape(shape if value.size == np.prod(shape) else (*shape[:2], *[1] * (len(shape) - 2)))
 
 
 def max_pool(x: Float64, pool: MaxPool) -> Float64:

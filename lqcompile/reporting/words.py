@@ -19,6 +19,9 @@ STAGES = {
     "Clamp": "clamp (ReLU)",
     "MaxPool": "max-pooling",
     "AddValue": "residual",
+    "MultiplyValue": "product",
+    "Leaky": "leaky ReLU",
+    "HardSwish": "hard swish",
 }
 """Stages behind an operator, as people call them."""
 

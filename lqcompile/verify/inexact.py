@@ -7,8 +7,21 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
-from lqcompile.graph.plan import Affine, Contraction, MaxPool, Output, Plan, Region, Softmax, Stage, is_exact
-from lqcompile.reference.epilogue import apply_stages
+from lqcompile.graph.plan import (
+    Affine,
+    Contraction,
+    HardSwish,
+    Leaky,
+    MaxPool,
+    MultiplyValue,
+    Output,
+    Plan,
+    Region,
+    Softmax,
+    Stage,
+    is_exact,
+)
+from lqcompile.reference.epilogue import apply_stages, as_factor
 from lqcompile.reference.sums import convolve
 from lqcompile.reference.values import dequantize, held_quantizer
 from lqcompile.verify import rounding
@@ -67,6 +80,12 @@ def _staged(
         y = apply_stages(y, (stage,), reals)
         if isinstance(stage, Affine):
             error = error * np.abs(stage.scale).reshape(-1, *([1] * (error.ndim - 2)))
+        elif isinstance(stage, Leaky):
+            error = error * np.maximum(np.abs(stage.slope), 1).reshape(-1, *([1] * (error.ndim - 2)))
+        elif isinstance(stage, HardSwish):
+            error = error * rounding.steepest(stage)
+        elif isinstance(stage, MultiplyValue):
+            error = error * np.abs(as_factor(reals[stage.name], y.shape))
         elif isinstance(stage, MaxPool):
             error = apply_stages(error, (stage,), reals)
     return y, error

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lqcompile.encoding import code_bits
-from lqcompile.graph.plan import AnyQuantizer, AveragePool, Contraction, MaxPool
+from lqcompile.graph.plan import AnyQuantizer, AveragePool, Contraction, HardSwish, Leaky, MaxPool
 from lqcompile.graph.specs import LowBitWeights, Quantizer
 from lqcompile.reference.epilogue import max_pool
 from lqcompile.reference.execute import average_pool
@@ -95,6 +95,32 @@ def affine_error(scale: Float64, magnitude: Float64, y: npt.NDArray[np.float32],
     along = (-1, *([1] * (y.ndim - 2)))
     size = np.abs(y.astype(np.float64)) + 2 * magnitude.reshape(along)
     return np.abs(scale).reshape(along) * error + (8 + extra) * U * size
+
+
+def leaky_error(leaky: Leaky, y: npt.NDArray[np.float32], error: Error) -> Error:
+    """Error of a LeakyRelu or PRelu with the result `y`: one product on either side."""
+    along = (-1, *([1] * (y.ndim - 2)))
+    return np.maximum(np.abs(leaky.slope), 1).reshape(along) * error + 3 * U * np.abs(y.astype(np.float64))
+
+
+def steepest(swish: HardSwish) -> float:
+    """Largest slope of a HardSwish: ``2 alpha x + beta`` where its line is between 0 and 1, 0 or 1 elsewhere."""
+    return max(1.0, abs(swish.beta), abs(2 - swish.beta))
+
+
+def hard_swish_error(swish: HardSwish, x: npt.NDArray[np.float32], error: Error) -> Error:
+    """Error of a HardSwish of `x`: of its line, at most 3 u of what that is summed from, and of the product."""
+    size = np.abs(x.astype(np.float64))
+    line = 3 * U * (abs(swish.alpha) * size + abs(swish.beta) + 1)
+    return SLACK * (steepest(swish) * error + size * (line + 2 * U))
+
+
+def product_error(
+    first: npt.NDArray[np.float32], second: npt.NDArray[np.float32], errors: tuple[Error, Error]
+) -> Error:
+    """Error of a product, of which the plan rounds one more time: the first factor may not have been rounded."""
+    a, b = np.abs(first.astype(np.float64)), np.abs(second.astype(np.float64))
+    return SLACK * (a * errors[1] + b * errors[0] + errors[0] * errors[1] + 3 * U * a * b)
 
 
 def max_pool_error(pool: MaxPool, x: npt.NDArray[np.float32], error: Error) -> Error:

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir
 
-from lqcompile.graph.flow import Add, Flow, Segments, Step
+from lqcompile.graph.flow import Add, Flow, Multiply, Segments, Step
 from lqcompile.graph.fuse import DECODED
 from lqcompile.graph.nodes import float_parameter
 from lqcompile.graph.plan import (
@@ -18,6 +18,8 @@ from lqcompile.graph.plan import (
     Concat,
     Contraction,
     Copy,
+    HardSwish,
+    Leaky,
     MaxPool,
     Plan,
     Region,
@@ -25,7 +27,7 @@ from lqcompile.graph.plan import (
     Value,
 )
 from lqcompile.graph.specs import Quantizer, UniformQuantizer
-from lqcompile.reference.epilogue import max_pool
+from lqcompile.reference.epilogue import apply_stages, as_factor, max_pool
 from lqcompile.reference.values import dequantize, held_quantizer, quantize
 from lqcompile.verify import rounding
 from lqcompile.verify.sessions import Array
@@ -113,6 +115,9 @@ class StockTensors:
             step = self._file.steps[name]
             if isinstance(step.kind, MaxPool):
                 return max_pool(self.real(step.inputs[0]).astype(np.float64), step.kind).astype(np.float32)
+            if isinstance(step.kind, Affine):
+                affine = apply_stages(self.real(step.inputs[0]).astype(np.float64), (step.kind,), {})
+                return affine.astype(np.float32)
             if isinstance(step.kind, Concat):
                 return np.concatenate([self.real(source) for source in step.inputs], axis=1)
             if isinstance(step.kind, Quantizer | UniformQuantizer):
@@ -164,6 +169,15 @@ class StockTensors:
             return rounding.max_pool_error(kind, self.real(step.inputs[0]), errors[0])
         if isinstance(kind, AveragePool):
             return rounding.average_pool_error(kind, self.real(step.inputs[0]), errors[0])
+        if isinstance(kind, Leaky):
+            return rounding.leaky_error(kind, self.real(name), errors[0])
+        if isinstance(kind, HardSwish):
+            return rounding.hard_swish_error(kind, self.real(step.inputs[0]), errors[0])
+        if isinstance(kind, Multiply):
+            first, second = (self.real(source) for source in step.inputs)
+            factor = as_factor(second, first.shape)
+            spread = np.asarray(errors[1] if not errors[1].ndim else as_factor(errors[1], first.shape), np.float64)
+            return rounding.product_error(first, factor.astype(np.float32), (errors[0], spread))
         if isinstance(kind, Add):
             return errors[0] + errors[1] + 3 * rounding.U * np.abs(self.real(name).astype(np.float64))
         if isinstance(kind, Concat):

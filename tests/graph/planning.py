@@ -9,7 +9,19 @@ import onnxruntime
 from lqcompile.graph.check import check
 from lqcompile.graph.fuse import DECODED, make_plan
 from lqcompile.graph.load import prepare
-from lqcompile.graph.plan import AddValue, Affine, Clamp, Contraction, Output, Plan, Region, Value
+from lqcompile.graph.plan import (
+    Affine,
+    Clamp,
+    Contraction,
+    Joining,
+    Map,
+    MaxPool,
+    Output,
+    Plan,
+    Region,
+    Value,
+    is_monotone,
+)
 from lqcompile.graph.specs import Quantizer
 from lqcompile.reference.execute import execute_region, graph_outputs
 from lqcompile.reference.values import dequantize
@@ -54,15 +66,17 @@ def check_promises(plan: Plan) -> None:
         assert known.issuperset(region.residuals)
         for name in region.residuals:
             assert not plan.values[name].holds_codes
-        added = [isinstance(stage, AddValue) for stage in region.stages]
+        added = [isinstance(stage, Joining) for stage in region.stages]
         assert sum(added) <= 1
         if any(added):
             assert all(isinstance(stage, Clamp) for stage in region.stages[added.index(True) + 1 :])
+        pools = [isinstance(stage, MaxPool) for stage in region.stages]
+        assert not any(pools) or is_monotone([stage for stage in region.stages if not isinstance(stage, MaxPool)])
         assert region.outputs
         for output in region.outputs:
             assert output.value.name not in known
             assert plan.values[output.value.name] is output.value
-            assert all(isinstance(stage, Affine | Clamp) for stage in output.stages)
+            assert all(isinstance(stage, Map) for stage in output.stages)
         for stage in (*region.stages, *(stage for output in region.outputs for stage in output.stages)):
             if isinstance(stage, Affine):
                 assert stage.scale.dtype == stage.shift.dtype == np.float64

@@ -29,6 +29,54 @@ def planned(model: onnx.ModelProto, rng: np.random.Generator) -> Plan:
 # ---------------------------------------------------------------------- whole networks
 
 
+@pytest.mark.parametrize(
+    ("op_type", "stages"),
+    [("HardSwish", "HardSwish"), ("HardSigmoid", "Affine Clamp"), ("LeakyRelu", "Leaky"), ("PRelu", "Leaky")],
+)
+def test_activations_join_the_convolution(rng, op_type, stages):
+    model = Builder(rng, (3, 8, 8)).quantize8().conv8(6).activation(op_type).quantize(2).conv(5).build()
+    before = stages.removeprefix("Affine ")  # the bias takes in the line of HardSigmoid
+    assert sketch(planned(model, rng)) == [
+        "Copy -> codes",
+        f"Conv Affine {before} -> codes",
+        "LQConv Affine -> float",
+    ]
+
+
+def test_hard_swish_and_max_pool_are_not_in_one_chain(rng):
+    """The pool may run before or behind the other stages, which must not turn."""
+    after = Builder(rng, (3, 8, 8)).quantize8().conv8(6).activation("HardSwish").max_pool().quantize(2).conv(5)
+    assert sketch(planned(after.build(), rng))[1:3] == ["Conv Affine HardSwish -> float", "Copy MaxPool -> codes"]
+    before = Builder(rng, (3, 8, 8)).quantize8().conv8(6).max_pool().activation("HardSwish").quantize(2).conv(5)
+    assert sketch(planned(before.build(), rng))[1] == "Conv Affine MaxPool -> HardSwish codes"
+
+
+def test_squeeze_and_excitation_multiplies_by_a_number_per_channel(rng):
+    builder = Builder(rng, (3, 8, 8)).quantize8().conv8(8).relu()
+    image = builder.value
+    gate = (
+        builder.global_average_pool().conv_float(4, kernel=1).relu().conv_float(8, kernel=1).activation("HardSigmoid")
+    )
+    gated = gate.at(image).multiply(gate.value).value
+    model = builder.at(gated).quantize(2).conv(5).build()
+    assert sketch(planned(model, rng))[-3:] == [
+        "Conv Affine Clamp -> float",
+        "Copy MultiplyValue -> codes",
+        "LQConv Affine -> float",
+    ]
+
+
+def test_hard_swish_written_as_a_product(rng):
+    """x * HardSigmoid(x), as ONNX defines it."""
+    builder = Builder(rng, (3, 8, 8)).quantize8().conv8(6)
+    x = builder.value
+    builder.activation("HardSigmoid", alpha=1 / 6, beta=0.5).multiply(x)
+    assert sketch(planned(builder.build(), rng))[1:] == [
+        "Conv Affine -> float, Affine Clamp float",
+        "Copy MultiplyValue -> float",
+    ]
+
+
 def test_vgg_chain_is_one_kernel_per_layer(rng):
     builder = Builder(rng, (3, 12, 12)).conv_float(8).batch_norm().relu()
     for width in (16, 8):

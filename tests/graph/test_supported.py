@@ -34,6 +34,7 @@ def every_operator() -> onnx.ModelProto:
     builder.quantize8().conv8(8).batch_norm().relu().max_pool(3, 2, 1)
     entry = builder.value
     builder.quantize(2).conv(8).per_channel("Mul").per_channel("Sub").per_channel("Div").per_channel("Add")
+    builder.activation("HardSwish").activation("LeakyRelu").activation("PRelu").activation("HardSigmoid")
     builder.add(entry).clip(-1.0, 2.0).concat(entry).average_pool(2, 2, 0)
     image = builder.value
     axes = builder.constant("axes", np.array([2, 3]))
@@ -91,6 +92,14 @@ def training_batch_norm() -> onnx.ModelProto:
     return model
 
 
+def crossed_product() -> onnx.ModelProto:
+    """A product of a column and a row."""
+    builder = image(3, 8, 8)
+    column = builder.node("AveragePool", ["x"], (3, 8, 1), kernel_shape=[1, 8]).value
+    row = builder.node("AveragePool", ["x"], (3, 1, 8), kernel_shape=[8, 1]).value
+    return builder.node("Mul", [column, row], (3, 8, 8)).build()
+
+
 def mask_in_use() -> onnx.ModelProto:
     model = image(3).node("Dropout", ["x"], (3,)).build()
     model.graph.node[0].output.append("mask")
@@ -100,8 +109,8 @@ def mask_in_use() -> onnx.ModelProto:
 
 UNSUPPORTED: list[tuple[Callable[[], onnx.ModelProto], str]] = [
     (
-        lambda: after(image(), "Sigmoid"),
-        r"^node 'sigmoid_0' \(Sigmoid\): found an operator that is not supported, expected one of Add, .*; replace",
+        lambda: after(image(), "Sin"),
+        r"^node 'sin_0' \(Sin\): found an operator that is not supported, expected one of Add, .*; replace",
     ),
     (
         lambda: after(image(3, 8), "Conv", ONES((4, 3, 3), F32), shape=(4, 6)),
@@ -128,8 +137,20 @@ UNSUPPORTED: list[tuple[Callable[[], onnx.ModelProto], str]] = [
         r"\(MatMul\): found weights of shape \[6\], expected \[C,O\]; export a linear layer$",
     ),
     (
-        lambda: after(image(), "Mul", "x"),
-        r"\(Mul\): found two computed inputs, expected one of them constant; only Add joins two branches$",
+        lambda: after(image(), "Sub", "x"),
+        r"\(Sub\): found two computed inputs, expected one of them constant; only Add and Mul join two branches$",
+    ),
+    (
+        crossed_product,
+        r"\(Mul\): found samples of \[3, 8, 1\] and \[3, 1, 8\], expected equal shapes or one number per channel,",
+    ),
+    (
+        lambda: after(image(), "PRelu", ONES((8, 8), F32)),
+        r"\(PRelu\): found a constant of shape \[8, 8\], expected a scalar or one per channel; simplify the model$",
+    ),
+    (
+        lambda: after(image(), "LeakyRelu", alpha=float("nan")),
+        r"\(LeakyRelu\): found alpha=nan, expected a finite number; look for a diverged training run$",
     ),
     (
         lambda: after(image().global_average_pool(), "Add", "x", shape=(3, 8, 8)),

@@ -10,6 +10,7 @@ from plans import (
     PlanBuilder,
     random_affine,
     random_int8,
+    random_leaky,
     random_low_bit,
     random_quantizer,
     random_uniform,
@@ -18,7 +19,7 @@ from plans import (
 )
 
 from lqcompile.errors import UnsupportedError
-from lqcompile.graph.plan import AddValue, Copy, Geometry, MaxPool, Plan
+from lqcompile.graph.plan import AddValue, AveragePool, Clamp, Copy, Geometry, HardSwish, MaxPool, MultiplyValue, Plan
 from lqcompile.graph.specs import Int8Weights, UniformQuantizer
 from lqcompile.integer_form import integer_form, integers_output, value_output
 from lqcompile.reference import execute, execute_region, graph_outputs
@@ -70,6 +71,30 @@ def test_one_layer_of_random_shape(kind: str, seed: int) -> None:
         plan = single_layer(rng, "low", random_quantizer(rng, bits, offset=offset), offset=offset)
     else:
         plan = single_layer(rng, "integer", random_quantizer(rng, bits, integer=kind != "mixed"), offset=False)
+    assert_equal_everywhere(plan, random_input(rng, plan))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_maps_and_products(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    builder = PlanBuilder(rng, (5, 6, 6))
+    codes = builder.quantized_input(random_uniform(rng))
+    swish = HardSwish(alpha=float(rng.uniform(0.1, 0.3)), beta=float(rng.uniform(0.3, 0.6)))
+    stream = builder.contract(
+        codes, random_int8(rng, (7, 5, 3, 3)), Geometry(kernel=(3, 3)), (random_affine(rng, 7, 0.01), swish)
+    )[0]
+    mean = AveragePool(kernel=(4, 4), strides=(1, 1), pads=(0, 0, 0, 0))
+    gate = builder.add(mean, (stream,), (7, 1, 1), (Clamp(low=0.0, high=1.0),))[0]
+    leaky = random_leaky(rng, 7, falling=bool(seed % 2))
+    gated = builder.add(Copy(), (stream,), (7, 4, 4), (leaky, MultiplyValue(name=gate.name)))[0]
+    ends = builder.add(
+        Copy(),
+        (gated,),
+        (7, 4, 4),
+        (MultiplyValue(name=stream.name),),
+        ((random_uniform(rng), False, (swish,)), (random_quantizer(rng, 2), False, (leaky,))),
+    )
+    plan = builder.finish(*ends, gated)
     assert_equal_everywhere(plan, random_input(rng, plan))
 
 

@@ -22,7 +22,7 @@ def test_steps_follow_the_stages() -> None:
     stages = (random_affine(rng, 3), AddValue(name="r"), Clamp(low=0.0, high=6.0), random_affine(rng, 3))
     steps = outputs.make_steps(stages, [form])
     assert steps == (AffineStep(), AddStep(format=form), ClampStep(low=0.0, high=6.0), AffineStep())
-    arrays = outputs.affine_parameters(stages, 16)
+    arrays = outputs.step_parameters(stages, 16)
     assert [array.shape for array in arrays] == [(16,)] * 4
     np.testing.assert_array_equal(arrays[2][:3], stages[3].scale)
     np.testing.assert_array_equal(arrays[3], [*stages[3].shift, *[0] * 13])
@@ -99,4 +99,4 @@ def test_thresholds_on_the_stream_give_the_levels_of_the_chain(seed: int) -> Non
 def test_factors_of_one_and_shifts_of_zero_are_left_out() -> None:
     stages = (Affine(scale=np.ones(3), shift=np.arange(3.0)), Affine(scale=np.arange(3.0), shift=np.zeros(3)))
     assert outputs.make_steps(stages) == (AffineStep(scaled=False), AffineStep(shifted=False))
-    assert [array[:3].tolist() for array in outputs.affine_parameters(stages, 8)] == [[0.0, 1.0, 2.0]] * 2
+    assert [array[:3].tolist() for array in outputs.step_parameters(stages, 8)] == [[0.0, 1.0, 2.0]] * 2

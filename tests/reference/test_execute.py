@@ -26,7 +26,10 @@ from lqcompile.graph.plan import (
     Contraction,
     Copy,
     Geometry,
+    HardSwish,
+    Leaky,
     MaxPool,
+    MultiplyValue,
     Region,
     Softmax,
     is_integer,
@@ -111,6 +114,23 @@ def test_integers_are_the_plane_sums_or_their_total(seed: int) -> None:
         assert all(np.array_equal(outputs[name], values[name]) for name in outputs)
         whole = (2, 3) if not is_integer(contraction, quantizer) else ()
         assert integers.shape[1:] == ((weights.bits, quantizer.bits) if whole else ()) + contraction.out_shape
+
+
+@pytest.mark.parametrize("slope", [0.2, -0.3, 1.7])
+def test_maps_are_what_they_are_called(slope: float) -> None:
+    """Against the case by case definitions of ONNX."""
+    x = np.concatenate([np.linspace(-7, 7, 141), [-3.0, 3.0, 0.0, -1e30, 1e30]]).reshape(1, 2, -1)
+    leaky = Leaky(slope=np.array([slope, 0.5]))
+    expected = np.where(x < 0, x * np.array([slope, 0.5])[:, None], x)
+    np.testing.assert_array_equal(apply_stages(x, (leaky,), {}), expected)
+    swish = HardSwish(alpha=1 / 6, beta=0.5)
+    expected = np.where(x <= -3, 0.0, np.where(x >= 3, x, x * (x / 6 + 0.5)))
+    np.testing.assert_allclose(apply_stages(x, (swish,), {}), expected, rtol=1e-15, atol=1e-15)
+    factors = {"same": np.float32(x[..., ::-1]), "channels": np.float32([[2.0, -3.0]])}
+    same = apply_stages(x, (MultiplyValue(name="same"),), factors)
+    np.testing.assert_array_equal(same, x * factors["same"])
+    per_channel = apply_stages(x, (MultiplyValue(name="channels"),), factors)
+    np.testing.assert_array_equal(per_channel, x * np.array([2.0, -3.0])[:, None])
 
 
 def test_combination_rounds_each_product_and_sum_once_in_order() -> None:

@@ -16,6 +16,7 @@ from plans import (
     random_float,
     random_geometry,
     random_int8,
+    random_leaky,
     random_low_bit,
     random_quantizer,
     random_uniform,
@@ -23,7 +24,18 @@ from plans import (
 )
 
 from lqcompile.encoding import activation_levels
-from lqcompile.graph.plan import AddValue, Clamp, Contraction, Geometry, MaxPool, Plan
+from lqcompile.graph.plan import (
+    AddValue,
+    AveragePool,
+    Clamp,
+    Contraction,
+    Copy,
+    Geometry,
+    HardSwish,
+    MaxPool,
+    MultiplyValue,
+    Plan,
+)
 from lqcompile.graph.specs import LowBitWeights, Quantizer
 from lqcompile.lowering.choose import RATES, serving
 from lqcompile.lowering.families import BYTE_FAMILIES
@@ -162,6 +174,40 @@ def tails(rng: np.random.Generator) -> tuple[Plan, np.ndarray]:
     return builder.finish(*ends), builder.held["x"]
 
 
+def activations(rng: np.random.Generator) -> tuple[Plan, np.ndarray]:
+    """Maps other than clamps, behind contractions and alone, and products with a tensor or a number per channel."""
+    builder = Sampled(rng, (5, 10, 10))
+    around = Geometry(kernel=(3, 3), pads=(1, 1, 1, 1))
+    square = MaxPool(kernel=(2, 2), strides=(2, 2), pads=(0, 0, 0, 0))
+    swish = HardSwish(alpha=float(np.float32(1 / 6)), beta=0.5)
+    leaky, falling = random_leaky(rng, 9), random_leaky(rng, 9, falling=True)
+    ends = []
+    for integer in (True, False):
+        codes = builder.quantized_input(random_quantizer(rng, 2, integer=integer, offset=True))
+
+        def weights(bits, integer=integer):
+            return random_low_bit(rng, (9, 5, 3, 3), bits, integer=integer, offset=True)
+
+        coder = random_quantizer(rng, 2, integer=integer)
+        both = ((coder, False, ()), (coder, False, (falling, random_affine(rng, 9))), (coder, False, (leaky,)))
+        for chain in ((random_affine(rng, 9), leaky), (leaky, random_affine(rng, 9), square), (swish,), (falling,)):
+            ends += builder.contract(codes, weights(2), around, chain, both)
+        # A clamp in front of an affine map that turns the order, and then a maximum.
+        turned = replace(random_affine(rng, 9), scale=-rng.uniform(0.5, 1.5, 9))
+        ends += builder.contract(codes, weights(1), around, (Clamp(low=0.0, high=1.5), turned, square), both[:1])
+        stream = builder.contract(codes, weights(2), around, (random_affine(rng, 9),))[0]
+        size = AveragePool(kernel=(10, 10), strides=(1, 1), pads=(0, 0, 0, 0))
+        gate = builder.add(size, (stream,), (9, 1, 1), (Clamp(low=0.0, high=1.0),))[0]
+        for factor in (stream, gate):
+            stages = (random_affine(rng, 9), MultiplyValue(name=factor.name), Clamp(low=-2.0, high=3.0))
+            ends += builder.contract(codes, weights(1), around, stages, ((None, False, ()), (coder, False, (swish,))))
+        uniform = random_uniform(rng, "int8" if integer else "uint8")
+        ends += builder.add(
+            Copy(), (stream,), (9, 10, 10), (leaky, MultiplyValue(name=gate.name)), ((uniform, True, (swish,)),)
+        )
+    return builder.finish(*ends), builder.held["x"]
+
+
 def skip_unless_runnable(target: Target) -> None:
     lacks = unavailable(target)
     if lacks:
@@ -182,6 +228,13 @@ def test_every_family_equals_the_reference(name: str, channels: int) -> None:
 def test_what_follows_a_contraction_equals_the_reference(name: str) -> None:
     skip_unless_runnable(find(name))
     plan, x = tails(np.random.default_rng(KERNELS.index(name)))
+    check_equal(plan, compile_plan(plan, find(name)).load(), x)
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_activations_equal_the_reference(name: str) -> None:
+    skip_unless_runnable(find(name))
+    plan, x = activations(np.random.default_rng([7, KERNELS.index(name)]))
     check_equal(plan, compile_plan(plan, find(name)).load(), x)
 
 

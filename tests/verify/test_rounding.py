@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 from fakes import Arrays, ReferenceModel
-from models import chain_model, classifier_model, conv_model, random_input, residual_model
+from models import Builder, chain_model, classifier_model, conv_model, random_input, residual_model
 from onnx import numpy_helper
 from plans import PlanBuilder, random_affine, random_float, random_low_bit, random_quantizer, random_uniform
 
@@ -27,7 +27,18 @@ from lqcompile.verify.inexact import float_bound, is_exact_region
 from lqcompile.verify.sessions import open_session
 from lqcompile.verify.stock import StockFile, StockTensors, wanted_tensors
 
+
+def activated_model(rng: np.random.Generator) -> onnx.ModelProto:
+    """Every map, and both products, between a float layer and quantizers."""
+    builder = Builder(rng, (3, 8, 8)).quantize8().conv8(8).activation("HardSwish")
+    image = builder.value
+    gate = builder.global_average_pool().activation("HardSigmoid").value
+    builder.at(image).multiply(gate).activation("LeakyRelu").quantize(2).conv(8).activation("PRelu").multiply(image)
+    return builder.quantize(2).conv(6).activation("HardSigmoid", alpha=0.3).quantize(3).conv(4).build()
+
+
 MODELS = {
+    "activations": activated_model,
     "float bases": lambda rng: chain_model(rng, channels=(40, 24, 8), weight_bits=3, act_bits=3),
     "residual": residual_model,
     "8-bit edges": classifier_model,
