@@ -38,7 +38,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--samples", type=int, default=1, help="images to verify with")
     parser.add_argument("--target", default="x86-avx2", help="what to build for; this machine must run it")
     parser.add_argument("--json", action="store_true", help="one JSON object per line")
-    parser.add_argument("--write", type=Path, help="page whose table to replace")
+    parser.add_argument("--write", type=Path, help="page whose table gets the rows; others stay")
     parser.add_argument("--here", action="store_true", help="one network, in this process, as JSON")
     return parser.parse_args()
 
@@ -118,7 +118,7 @@ def markdown(results: list[dict[str, Any]]) -> str:
 
 
 def write_table(page: Path, table: str) -> None:
-    """Replace what stands between the marks of a page.
+    """Put rows into the table between the marks of a page; rows of other networks and bits stay.
 
     Raises:
         ValueError: the page has no marks.
@@ -126,8 +126,18 @@ def write_table(page: Path, table: str) -> None:
     text = page.read_text(encoding="utf-8")
     if BEGIN not in text or END not in text:
         raise ValueError(f"{page}: found no lines {BEGIN!r} and {END!r}; add them where the table belongs")
-    head, tail = text.partition(BEGIN)[0], text.partition(END)[2]
-    page.write_text(f"{head}{BEGIN}\n\n{table}\n\n{END}{tail}", encoding="utf-8")
+    head, _, rest = text.partition(BEGIN)
+    before, _, tail = rest.partition(END)
+    names, rule, *new = table.splitlines()
+    old = [line for line in before.strip().splitlines()[2:] if line.startswith("|")]
+    rows = {_case(row): row for row in (*old, *new)}
+    lines = [names, rule, *(rows[case] for case in sorted(rows))]
+    page.write_text(f"{head}{BEGIN}\n\n{chr(10).join(lines)}\n\n{END}{tail}", encoding="utf-8")
+
+
+def _case(row: str) -> str:
+    """Network, options and bits of a row."""
+    return row.split("|")[1].strip()
 
 
 def main() -> None:

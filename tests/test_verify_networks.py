@@ -36,15 +36,20 @@ def test_a_network_is_a_row():
     assert row == "| resnet50 `float_shortcut` W2A3 | 224 | 54, 1 | 102.2 | 7.4 | 8.1 | 12 | 12,345 | 3 |"
 
 
-def test_the_table_goes_between_the_marks(tmp_path):
+def test_rows_go_between_the_marks_and_others_stay(tmp_path):
     page = tmp_path / "page.md"
-    page.write_text(f"before\n{verify_networks.BEGIN}\nold\n{verify_networks.END}\nafter\n", encoding="utf-8")
-    verify_networks.write_table(page, "new")
-    expected = f"before\n{verify_networks.BEGIN}\n\nnew\n\n{verify_networks.END}\nafter\n"
+    page.write_text(f"before\n{verify_networks.BEGIN}\n{verify_networks.END}\nafter\n", encoding="utf-8")
+    first = RESULT | {"bits": [3, 3]}
+    verify_networks.write_table(page, verify_networks.markdown([first]))
+    verify_networks.write_table(page, verify_networks.markdown([RESULT | {"network": "alexnet"}, RESULT]))
+    changed = [RESULT | {"network": "alexnet"}, RESULT, first | {"contractions": 7}]
+    verify_networks.write_table(page, verify_networks.markdown(changed[2:]))
+    table = verify_networks.markdown(changed)
+    expected = f"before\n{verify_networks.BEGIN}\n\n{table}\n\n{verify_networks.END}\nafter\n"
     assert page.read_text(encoding="utf-8") == expected
     page.write_text("no marks", encoding="utf-8")
     with pytest.raises(ValueError, match=r"page.md: found no lines '<!-- networks: begin -->' and"):
-        verify_networks.write_table(page, "new")
+        verify_networks.write_table(page, table)
 
 
 def test_the_page_has_the_marks():
