@@ -1,15 +1,19 @@
 """Choosing kernels by measurement: every candidate of every distinct contraction is run, here or on a board.
 
-A candidate is a kernel family and a register tile. All of them are compiled into one module, each with a kernel that
-stores its integers. They run on random codes of the layer's own formats and with its own weights; those whose integers
-differ from the NumPy reference are never chosen.
+A candidate is a kernel family and a register tile, compiled with a kernel that stores its integers. For CPUs all of
+them are in one module. For GPUs, whose compiler takes seconds for a kernel, there is a module for each contraction:
+several are compiled at the same time, and the first are timed before the last are there. Candidates run on random
+codes of the layer's own formats and with its own weights; those whose integers differ from the NumPy reference are
+never chosen.
 """
 
 from __future__ import annotations
 
 import importlib
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from lqcompile import cpu
@@ -22,7 +26,9 @@ from lqcompile.lowering.layers import Layer, layer_tiles
 from lqcompile.lowering.lower import contraction_layers
 from lqcompile.target import Target, expand
 from lqcompile.trials import (
+    Compiled,
     Trial,
+    Values,
     compile_trials,
     expected_integers,
     is_equal,
@@ -129,12 +135,15 @@ def select_kernels(
     if not contested:
         return {}
     tell(f"compiling {sum(len(group) for group, _ in contested)} candidate kernels", 0.1)
-    bench = _Bench(plan, [trial for group, _ in contested for trial in group], target, machine)
+    modules = [[entry] for entry in contested] if target.on_gpu else [contested]
     choices: dict[str, Choice] = {}
-    for index, (group, layers) in enumerate(contested):
-        tell(f"timing {layers[0].region.name}", 0.6 + 0.4 * index / len(contested))
-        choice = _fastest(layers[0].region.name, bench.equal(group), bench.times(group))
-        choices |= {layer.region.name: choice for layer in layers}
+    for module, work in _compiled(plan, modules, target):
+        opened = _Opened(plan, work, machine)
+        for group, layers in module:
+            name = layers[0].region.name
+            tell(f"timing {name}", 0.1 + 0.9 * len(choices) / sum(len(layers) for _, layers in contested))
+            choice = _fastest(name, opened.equal(group), opened.times(group))
+            choices |= {layer.region.name: choice for layer in layers}
     return choices
 
 
@@ -176,16 +185,52 @@ def _trials(plan: Plan, layer: Layer, target: Target, name: str) -> list[Trial]:
     return found
 
 
-class _Bench:
-    """Candidates compiled into one module, loaded on a machine."""
+_Group = tuple[list[Trial], list[Layer]]
+"""Candidates of a contraction, and the layers that are alike."""
 
-    def __init__(self, plan: Plan, trials: Sequence[Trial], target: Target, machine: Machine) -> None:
+
+@dataclass(frozen=True, kw_only=True)
+class _Module:
+    """Candidates in one module.
+
+    Args:
+        values: what they read.
+        compiled: them.
+        place: number of each in `compiled`, by its id.
+    """
+
+    values: Values
+    compiled: Compiled
+    place: Mapping[int, int]
+
+
+def _compiled(
+    plan: Plan, modules: Sequence[Sequence[_Group]], target: Target
+) -> Iterator[tuple[Sequence[_Group], _Module]]:
+    """Each module with its code, in order; compilers work outside of Python's lock, on as many as there are cores."""
+
+    def compile_module(module: Sequence[_Group]) -> _Module:
+        trials = [trial for group, _ in module for trial in group]
+        values = sample_values(plan, [trial.layer.region for trial in trials])
+        compiled = compile_trials(plan, trials, target, values)
+        return _Module(values=values, compiled=compiled, place={id(trial): index for index, trial in enumerate(trials)})
+
+    with ThreadPoolExecutor(max_workers=cpu.logical_cores()) as pool:
+        futures = [pool.submit(compile_module, module) for module in modules]
+        try:
+            for index, module in enumerate(modules):
+                yield module, futures[index].result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+class _Opened:
+    """A module of candidates, loaded on a machine."""
+
+    def __init__(self, plan: Plan, module: _Module, machine: Machine) -> None:
         self.plan = plan
-        self.values = sample_values(plan, [trial.layer.region for trial in trials])
-        compiled = compile_trials(plan, trials, target, self.values)
-        self.place = {id(trial): index for index, trial in enumerate(trials)}
-        self.compiled = compiled
-        self.steps = machine.open(compiled.job)
+        self.values, self.compiled, self.place = module.values, module.compiled, module.place
+        self.steps = machine.open(module.compiled.job)
 
     def times(self, trials: Sequence[Trial]) -> dict[Candidate, float]:
         """Median microseconds of each candidate, timed interleaved."""

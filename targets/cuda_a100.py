@@ -12,4 +12,8 @@ TARGET = Target(
     vector_bits=1024,
     multiprocessors=108,
     samples=32,
+    # For each multiprocessor of an A100: 4992 and 624 TOPS of bits and bytes at 1.41 GHz (its whitepaper). CUDA cores
+    # (CUDA C++ Programming Guide, "Arithmetic Instructions"): 64 DP4A, 16 POPC of 32 bits, and 128 float32 as of 8.6
+    # and 8.9; an A100 does half of these.
+    peaks={"B1Mma": 16384, "I8Mma": 2048, "Popcount": 512, "Dot8": 256, "FloatFma": 128, "Packed": 128},
 )

@@ -112,12 +112,9 @@ def test_an_artifact_for_another_cpu(classifier, call, tmp_path):
     refused(call("profile", tmp_path / "arm.tar"), "found code for aarch64 on linux, expected x86_64 on linux")
 
 
-def test_an_artifact_for_another_kind_of_machine(classifier, call, tmp_path):
-    artifact = read_artifact(classifier / "model.tar")
-    write_artifact(tmp_path / "gpu.tar", artifact.manifest | {"machine": "cuda"}, artifact.members)
-    refused(
-        call("profile", tmp_path / "gpu.tar"), "found code for cuda, expected code for a CPU; only their layers are"
-    )
+def test_samples_run_one_after_another_on_a_cpu(classifier, call):
+    message = "found a batch of 8, expected none, for it runs one sample after another; leave --batch out"
+    refused(call("profile", classifier / "model.tar", "--batch", 8), message)
 
 
 def test_an_artifact_of_an_older_version(classifier, call, tmp_path):

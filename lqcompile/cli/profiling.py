@@ -11,6 +11,7 @@ from lqcompile.cli.console import JsonOption, print_json, print_table, print_tex
 from lqcompile.cli.measuring import (
     DEFAULT_LIMIT_S,
     AlternativesOption,
+    BatchOption,
     EmulatedOption,
     InputOption,
     LimitOption,
@@ -25,12 +26,14 @@ from lqcompile.reporting.words import (
     bits,
     cache_size,
     duration,
+    on_gpu,
     others,
     percent,
     rate,
     scaled,
     shape,
     size,
+    workers,
 )
 
 EXAMPLE = "Example: lqcompile profile model.tar --threads 1"
@@ -49,6 +52,7 @@ def profile(
     inputs: InputOption = None,
     seed: SeedOption = 0,
     threads: ThreadsOption = 1,
+    batch: BatchOption = None,
     limit: LimitOption = DEFAULT_LIMIT_S,
     emulated: EmulatedOption = False,
     rpc: RpcOption = None,
@@ -70,6 +74,7 @@ def profile(
         threads=threads,
         limit_s=limit,
         emulated=emulated,
+        batch=batch,
     )
     with progress_bar(f"Profiling {artifact.name}") as move, board(rpc, tracker, key, timeout, move) as device:
         report = profile_artifact(request, device, move)
@@ -82,13 +87,15 @@ def profile(
 def show_profile(report: dict[str, Any]) -> None:
     """Print times with what they are made of, the choice of kernels, and what the figures rest on."""
     machine, whole = report["machine"], report["whole"]
-    rows = [_row(layer) for layer in report["layers"]]
-    rows.append(_sum_row("a call into the code", report["call_us"], whole["median_ms"]))
+    some = report["totals"]["fraction_of_bound"] is not None
+    rows = [_row(layer, "no peak known" if some else percent(None)) for layer in report["layers"]]
+    if not on_gpu(report):
+        rows.append(_sum_row("a call into the code", report["call_us"], whole["median_ms"]))
     rows.append(_sum_row("interruptions", report["interruptions_us"], whole["median_ms"]))
     rows.append(_sum_row("unaccounted for", report["unaccounted_us"], whole["median_ms"]))
     rows.append(_sum_row("the network", 1e3 * whole["median_ms"], whole["median_ms"]))
     place = f"{report['artifact']['file']} for {report['artifact']['variant']} on {machine['name']}"
-    print_table(f"{place}, {machine['cpu']}, threads: {report['threads']}", (*_TIMES, *_BYTES), rows)
+    print_table(f"{place}, {machine['cpu']}, {workers(report)}", (*_TIMES, *_BYTES), rows)
     works = [layer for layer in report["layers"] if layer["work"]]
     print_table(
         "Why these kernels",
@@ -123,9 +130,14 @@ def _show_totals(report: dict[str, Any]) -> None:
     )
     caches = ", ".join(f"L{cache['level']} {cache_size(cache['bytes'])}" for cache in machine["caches"])
     speeds = ", ".join(f"{level} {value / 1e9:.0f}" for level, value in machine["bytes_per_s"].items())
+    clock, read = ("at most", "GB/s at most") if on_gpu(report) else ("measured", "GB/s read")
     print_text(
-        f"Machine: {machine['clock_hz'] / 1e9:.2f} GHz measured; caches: {caches or 'unknown'}; GB/s read: {speeds}."
+        f"Machine: {machine['clock_hz'] / 1e9:.2f} GHz {clock}; caches: {caches or 'unknown'}; {read}: {speeds}."
     )
+    if on_gpu(report):
+        print_text(
+            "Times are the GPU's own, of one sample; 'lqcompile bench' counts the start of its graph, and copies."
+        )
     end = "" if report["settled"] else "; the time was up before it was certain"
     print_text(f"{whole['readings']} passes; the median is within {percent(whole['uncertainty'])} (95 %){end}.")
     before, after = report["conditions"]["before"], report["conditions"]["after"]
@@ -141,7 +153,7 @@ def _bound_in_words(totals: dict[str, Any]) -> str:
     )
 
 
-def _row(layer: dict[str, Any]) -> tuple[str, ...]:
+def _row(layer: dict[str, Any], without_bound: str) -> tuple[str, ...]:
     work, time = layer["work"], layer["time"]
     return (
         layer["name"],
@@ -151,7 +163,7 @@ def _row(layer: dict[str, Any]) -> tuple[str, ...]:
         percent(layer["share"]),
         scaled(work["macs"], "") if work else "",
         rate(work["bit_operations_per_s"], "") if work and work["bit_operations"] else "",
-        _of_bound(work) if work else "",
+        (_of_bound(work) if work["bound"] else without_bound) if work else "",
         size(layer["bytes"]["parameters"]) if work else "",
         size(layer["bytes"]["read"]),
         size(layer["bytes"]["written"]),
@@ -161,7 +173,7 @@ def _row(layer: dict[str, Any]) -> tuple[str, ...]:
 
 def _of_bound(work: dict[str, Any]) -> str:
     """The part of the bound, and what bounds a layer where that is not its arithmetic."""
-    by = work["bound"]["by"] if work["bound"] else "arithmetic"
+    by = work["bound"]["by"]
     return percent(work["fraction_of_bound"]) + ("" if by == "arithmetic" else f" ({by})")
 
 

@@ -14,6 +14,7 @@ from lqcompile.cli.console import JsonOption, ProgressCallback, print_json, prin
 from lqcompile.cli.measuring import (
     DEFAULT_LIMIT_S,
     AlternativesOption,
+    BatchOption,
     EmulatedOption,
     InputOption,
     LimitOption,
@@ -53,6 +54,7 @@ def report(
     inputs: InputOption = None,
     seed: SeedOption = 0,
     threads: ThreadsOption = 1,
+    batch: BatchOption = None,
     limit: LimitOption = DEFAULT_LIMIT_S,
     emulated: EmulatedOption = False,
     rpc: RpcOption = None,
@@ -82,6 +84,7 @@ def report(
                 threads=threads,
                 limit_s=limit,
                 emulated=emulated,
+                batch=batch,
             )
             profile = profile_artifact(request, device, move)
             if model is not None:

@@ -12,18 +12,18 @@ from lqcompile.graph.check import load_checked
 from lqcompile.graph.fuse import make_plan
 from lqcompile.profiling.alternatives import Timed
 from lqcompile.select import Machine, Progress, select_kernels
-from lqcompile.target import find
+from lqcompile.target import Target
 
 
 def time_alternatives(
-    model: Path, manifest: Mapping[str, Any], variant: str, machine: Machine, progress: Progress
+    model: Path, manifest: Mapping[str, Any], target: Target, machine: Machine, progress: Progress
 ) -> dict[str, Timed]:
-    """Time every candidate kernel of every layer, as ``build --select measure`` does.
+    """Time every candidate kernel of every layer, as ``build --select measure`` does: for one sample.
 
     Args:
         model: the ONNX file that the artifact was built from.
         manifest: of the artifact.
-        variant: that the machine runs.
+        target: that the machine runs, with as many samples at a time as are to be timed.
         machine: to time on.
         progress: called with what is being done and the part of it.
 
@@ -41,5 +41,8 @@ def time_alternatives(
             f"model '{model}': found SHA-256 {found[:12]}..., expected {manifest['onnx']['sha256'][:12]}... of "
             f"'{manifest['onnx']['name']}', which the artifact was built from; give that file, or build it again"
         )
-    choices = select_kernels(plan, find(variant), progress, machine)
-    return {name: [(candidate.family, us) for candidate, us in choice.measured] for name, choice in choices.items()}
+    choices = select_kernels(plan, target, progress, machine)
+    return {
+        name: [(candidate.family, us / target.samples) for candidate, us in choice.measured]
+        for name, choice in choices.items()
+    }

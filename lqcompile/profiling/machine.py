@@ -46,13 +46,14 @@ _LEAST_MEMORY, _MOST_MEMORY = 64 << 20, 512 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """What was measured of a machine.
+    """What was measured of a machine, or what the driver of a GPU tells of it.
 
     Args:
-        clock_hz: of one core under load.
+        clock_hz: of one core under load; of a GPU the highest.
         caches: from the closest on; empty where the system does not tell.
-        bytes_per_s: name of a level (``L1``, ..., ``memory``) to what all threads together read from it.
-        threads: that read.
+        bytes_per_s: name of a level (``L1``, ..., ``memory``) to what all threads together read from it; of a GPU only
+            its memory is known.
+        threads: that read; of a GPU the multiprocessors.
         os: operating system and its release.
     """
 

@@ -44,7 +44,7 @@ class LayerProfile:
         time: of one sample.
         share: of the time of the network.
         bytes: ``parameters``, ``read``, ``written`` and ``scratch``, as kernels hold them.
-        footprint_bytes: all of them.
+        footprint_bytes: all of them, on a GPU those of all samples that run together.
         footprint_level: the closest cache that holds the footprint, or ``memory``; None where caches are unknown.
         work: of a convolution or linear layer, None for other regions.
     """
@@ -126,6 +126,7 @@ def make_profile(
     file: str,
     artifact_bytes: int,
     timed: Mapping[str, Timed] | None = None,
+    samples: int = 1,
 ) -> dict[str, Any]:
     """The profile as JSON can hold it; docs/profiling.md says what the keys mean.
 
@@ -136,8 +137,9 @@ def make_profile(
         file: name of the artifact.
         artifact_bytes: its size.
         timed: layer name to candidates that were timed for this profile.
+        samples: that ran together, on a GPU; all times are those of one of them.
     """
-    layers = _layers(variant, measurement, timed or {})
+    layers = _layers(variant, measurement, timed or {}, samples)
     readings = measurement.readings
     whole, call_us = spread(readings.whole), 1e6 * statistics.median(readings.call)
     layers_us = sum(layer.time.median_us for layer in layers)
@@ -154,6 +156,7 @@ def make_profile(
         "machine": {"name": measurement.place, **machine},
         "conditions": {"before": dict(measurement.before), "after": dict(measurement.after)},
         "threads": measurement.machine.threads,
+        "samples": samples,
         "settled": measurement.settled,
         "whole": whole.to_json(),
         "call_us": call_us,
@@ -168,10 +171,13 @@ def make_profile(
 _INFO = ("machine", "system", "cpu", "features", "cores", "emulator", "versions")
 
 
-def _layers(variant: Mapping[str, Any], measurement: Measurement, timed: Mapping[str, Timed]) -> list[LayerProfile]:
+def _layers(
+    variant: Mapping[str, Any], measurement: Measurement, timed: Mapping[str, Timed], samples: int
+) -> list[LayerProfile]:
     entries = {entry["name"]: entry for entry in variant["layers"]}
     readings, machine = measurement.readings, measurement.machine
-    network_bytes = variant["arena_bytes"] + sum(region["bytes"]["parameters"] for region in variant["regions"])
+    parameter_bytes = sum(region["bytes"]["parameters"] for region in variant["regions"])
+    network_bytes = samples * variant["arena_bytes"] + parameter_bytes
     peaks = find(variant["name"]).peaks
     whole_us = 1e6 * statistics.median(readings.whole)
     layers = []
@@ -181,9 +187,9 @@ def _layers(variant: Mapping[str, Any], measurement: Measurement, timed: Mapping
         entry = entries.get(name)
         work = None
         if entry is not None:
-            least = bound(entry, sizes["parameters"], network_bytes, peaks, machine)
+            least = bound(entry, sizes["parameters"] / samples, network_bytes, peaks, machine)
             work = _work(entry, time, least, timed.get(name, ()))
-        footprint = sum(sizes.values())
+        footprint = sizes["parameters"] + samples * (sum(sizes.values()) - sizes["parameters"])
         layers.append(
             LayerProfile(
                 name=name,

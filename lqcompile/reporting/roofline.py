@@ -42,7 +42,7 @@ class Dot:
     Args:
         number: of the layer, as everywhere in the report.
         kernel: its family, which gives the colour.
-        per_byte: multiply-accumulates per byte of parameters and activations.
+        per_byte: multiply-accumulates per byte of parameters (of its part, where samples share them) and activations.
         per_s: multiply-accumulates per second.
         share: of the time of the network.
     """
@@ -63,7 +63,7 @@ def dots(profile: Mapping[str, Any]) -> list[Dot]:
             continue
         operations = work["macs"] * passes_of(work)
         sizes = layer["bytes"]
-        moved = sizes["parameters"] + sizes["read"] + sizes["written"]
+        moved = sizes["parameters"] / profile["samples"] + sizes["read"] + sizes["written"]
         if min(us, operations, moved) <= 0:
             continue
         found.append(

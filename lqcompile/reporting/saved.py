@@ -81,6 +81,7 @@ _PROFILE = {
     },
     "conditions": {"before": _STATE, "after": _STATE},
     "threads": int,
+    "samples": int,
     "settled": bool,
     "whole": {"median_ms": float, "p10_ms": float, "p90_ms": float, "uncertainty": float, "readings": int},
     "call_us": float,

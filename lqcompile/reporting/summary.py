@@ -49,25 +49,32 @@ def memory(profile: Mapping[str, Any]) -> list[tuple[str, str]]:
 def machine(profile: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What it was measured on."""
     found, artifact, before = profile["machine"], profile["artifact"], profile["conditions"]["before"]
+    gpu = words.on_gpu(profile)
+    known = "at most, as the driver tells" if gpu else "measured"
     caches = ", ".join(
         f"L{cache['level']} {words.cache_size(cache['bytes'])}"
-        + (f" for {cache['cores']} processors" if cache["cores"] > 1 else "")
+        + (f" for {cache['cores']} {'multi' * gpu}processors" if cache["cores"] > 1 else "")
         for cache in found["caches"]
     )
     speeds = ", ".join(f"{level} {speed / 1e9:.0f}" for level, speed in found["bytes_per_s"].items())
     return [
         ("Where", found["name"]),
-        ("CPU", f"{found['cpu']} ({found['machine']}), {found['cores']} cores, threads used: {profile['threads']}"),
-        ("Clock, measured", f"{found['clock_hz'] / 1e9:.2f} GHz"),
+        ("GPU", f"{found['cpu']}, {words.workers(profile)}")
+        if gpu
+        else ("CPU", f"{found['cpu']} ({found['machine']}), {found['cores']} cores, {words.workers(profile)} used"),
+        (f"Clock, {known}", f"{found['clock_hz'] / 1e9:.2f} GHz"),
         ("Caches", caches or "unknown"),
-        ("GB/s read, measured", speeds),
+        (f"GB/s read, {known}", speeds),
         ("System", found["os"]),
         ("State before", state_in_words(before)),
         ("State after", state_in_words(profile["conditions"]["after"])),
         ("Code for", f"{artifact['variant']} (target {artifact['target']})"),
         ("Built by", f"lqcompile {artifact['lqcompile']}, {_versions(artifact['tools'])}"),
         ("Run by", _versions(found["versions"])),
-        ("CPU features that the code uses", ", ".join(find(artifact["variant"]).features)),
+        (
+            f"{'Architecture' if gpu else 'CPU features'} that the code uses",
+            ", ".join(find(artifact["variant"]).features),
+        ),
         ("Model", f"{artifact['onnx']['name']}, SHA-256 {artifact['onnx']['sha256'][:16]}\N{HORIZONTAL ELLIPSIS}"),
     ]
 

@@ -34,6 +34,7 @@ def colour(kernel: str | None) -> str:
 def layers(profile: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Rows of the table of layers."""
     longest = max(layer["time"]["median_us"] for layer in profile["layers"]) or 1.0
+    missing = "no peak known" if profile["totals"]["fraction_of_bound"] is not None else ""
     rows = []
     for number, layer in enumerate(profile["layers"], start=1):
         work, time, sizes = layer["work"], layer["time"], layer["bytes"]
@@ -56,7 +57,7 @@ def layers(profile: Mapping[str, Any]) -> list[dict[str, Any]]:
                 "macs": words.scaled(work["macs"], "MAC") if work else "",
                 "macs_per_s": words.rate(work["macs_per_s"], "MAC") if work else "",
                 "bit_operations_per_s": words.rate(work["bit_operations_per_s"], "") if work else "",
-                "of_bound": words.percent(work["fraction_of_bound"]) if bound else "",
+                "of_bound": words.percent(work["fraction_of_bound"]) if bound else missing if work else "",
                 "bound": f"at best {words.duration(bound['us'])} ({_bound_by(bound['by'])})" if bound else "",
                 "parameters": words.size(sizes["parameters"]),
                 "read": words.size(sizes["read"]),
@@ -73,7 +74,7 @@ def sums(profile: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     whole_us = 1e3 * profile["whole"]["median_ms"]
     parts = (
         ("all layers", sum(layer["time"]["median_us"] for layer in profile["layers"])),
-        ("a call into the code", profile["call_us"]),
+        *([] if words.on_gpu(profile) else [("a call into the code", profile["call_us"])]),
         ("interruptions", profile["interruptions_us"]),
         ("unaccounted for", profile["unaccounted_us"]),
         ("the network", whole_us),

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from lqcompile.target import GPU
+
 TIMES = "\N{MULTIPLICATION SIGN}"
 
 _PREFIXES = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""))
@@ -64,6 +66,21 @@ def cache_size(count: int) -> str:
 def percent(part: float | None) -> str:
     """A part of 1: ``91.4 %``; a dash where there is none."""
     return "-" if part is None else f"{100 * part:.1f} %"
+
+
+def on_gpu(profile: Mapping[str, Any]) -> bool:
+    """Whether a profile is that of a GPU, whose figures its driver tells and whose samples run together."""
+    return bool(profile["machine"]["machine"] == GPU)
+
+
+def workers(profile: Mapping[str, Any]) -> str:
+    """What worked: ``2 threads``, or ``132 multiprocessors, one of 32 samples at a time``."""
+    count = profile["threads"]
+    if not on_gpu(profile):
+        return f"{count} thread{'s' * (count > 1)}"
+    samples = profile["samples"]
+    together = f", one of {samples} samples at a time" if samples > 1 else ""
+    return f"{count} multiprocessors{together}"
 
 
 def bits(work: Mapping[str, Any]) -> str:

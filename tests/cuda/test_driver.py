@@ -10,28 +10,12 @@ from pathlib import Path
 import emulated_gpu
 import numpy as np
 import pytest
-from models import Builder
-from onnx import save
 
-from lqcompile.build import build
 from lqcompile.cuda import driver, engine
 from lqcompile.cuda.driver import Gpu
 from lqcompile.cuda.model import runs
 from lqcompile.errors import DeviceError, InputError, LQCompileError
 from lqcompile.runtime import load
-
-
-@pytest.fixture(scope="module")
-def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small network for cuda-h200, of emulated kernels."""
-    folder = tmp_path_factory.mktemp("artifact")
-    model = Builder(np.random.default_rng(0), (8, 5, 5)).quantize(2).conv(16, bits=2).build()
-    save(model, folder / "model.onnx")
-    patch = pytest.MonkeyPatch()
-    patch.setattr("lqcompile.cuda.build.compile_cuda", emulated_gpu.compile_emulated)
-    build(folder / "model.onnx", target="cuda-h200", output=folder / "model.tar")
-    patch.undo()
-    return folder / "model.tar"
 
 
 def message(error: pytest.ExceptionInfo[LQCompileError]) -> str:

@@ -26,7 +26,9 @@ constexpr size_t PAGE = 4096, ALIGNMENT = 256;
 std::map<std::string, long long> setting = {
     {"devices", 1}, {"driver", 13000}, {"major", 9}, {"minor", 0}, {"free", 1LL << 32}, {"load", 0}, {"launch", 0},
     {"clock", 0},   {"init", 0}};
-const std::map<int, const char*> attributes = {{75, "major"}, {76, "minor"}};  // CUdevice_attribute to a setting
+// CUdevice_attribute to a setting, or to a number: multiprocessors, clocks in kHz, bits of memory, bytes of the L2 cache.
+const std::map<int, const char*> attributes = {{75, "major"}, {76, "minor"}};
+const std::map<int, int> numbers = {{16, 2}, {13, 1980000}, {36, 3201000}, {37, 6144}, {38, 60 << 20}};
 struct Pages {
   void* start;
   size_t room, size;
@@ -67,7 +69,7 @@ int cuDriverGetVersion(int* version) { return *version = static_cast<int>(settin
 int cuDeviceGet(int* device, int) { return *device = 0, 0; }
 int cuDeviceGetName(char* name, int size, int) { return std::snprintf(name, size, "Emulated GPU"), 0; }
 int cuDeviceGetAttribute(int* value, int attribute, int) {
-  if (attribute == 16) return *value = 2, 0;  // multiprocessors
+  if (const auto number = numbers.find(attribute); number != numbers.end()) return *value = number->second, 0;
   const auto found = attributes.find(attribute);
   if (found == attributes.end()) return 1;
   return *value = static_cast<int>(setting[found->second]), 0;
