@@ -12,7 +12,7 @@ BASE = .venv-demo
 FULL = .venv
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-gpu gpu-session test-x86-emulated bench lint system board pc clean
+.PHONY: help demo test test-gpu gpu-session test-x86-emulated bench lint system board pc pc-amx clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -49,6 +49,9 @@ board: $(FULL)/.ready system ## make the emulated aarch64 board that tests use, 
 
 pc: ## make the emulated PC that tests use, where that is possible
 	@bash scripts/emulated-pc.sh || echo "The tests that need the emulated PC skip."
+
+pc-amx: pc ## make an emulated PC for AMX from source; test-x86-emulated tests AMX too then (docs/x86.md)
+	@bash scripts/emulated-pc-amx.sh || echo "The tests of AMX on the emulated PC skip."
 
 clean: ## remove the environments and caches
 	rm -rf $(BASE) $(FULL) .board .pc build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

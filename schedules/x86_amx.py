@@ -33,6 +33,9 @@ from .x86_amx_tile import ACCUMULATORS, CHANNELS, TILE_BYTES, Segments, TileGrou
 A, B = 4, 6
 """First tile register of activations and of weights; sums have 0 to 3, each of the others two."""
 
+LINE = 64
+"""Bytes of a cache line: storing a row of a tile across two of them takes two accesses. TVM aligns stacks to 16."""
+
 CHUNK_CYCLES = 20_000
 """What a thread takes at once: about 10 microseconds, what starting the threads costs."""
 
@@ -168,7 +171,9 @@ class TileContraction(ContractionBuilder):
     def _groups(self, first: Expr, count: Expr) -> None:
         """`count` groups: between the steps of each, the epilogue of the one before it."""
         size = self.pairs * self.tiles * self.group.blocks * self.group.rows * CHANNELS
-        self.sums = T.alloc_buffer((size,), "int32", scope="global", annotations=STACK)
+        self.sums = T.alloc_buffer((size + LINE // 4,), "int32", scope="global", annotations=STACK)
+        address = T.reinterpret("uint64", T.address_of(self.sums[0]))
+        self.aligned = T.bind(T.cast((T.uint64(LINE) - address % T.uint64(LINE)) // T.uint64(4), "int32"))
         window = self.shape.pool[0] * self.shape.pool[1]
         positions = self.tiles * self.group.rows // window
         share = -(-positions // self.segments.steps)
@@ -188,7 +193,7 @@ class TileContraction(ContractionBuilder):
                                 self._finish_position(before, position)
                 with T.If(index < count), T.Then():
                     for register, (m, n) in enumerate((m, n) for m in block.tiles for n in block.columns):
-                        at = T.address_of(self.sums[self._place(m, n)])
+                        at = T.address_of(self.sums[self.aligned + self._place(m, n)])
                         T.evaluate(_tile("tilestored64", T.int8(register), at, T.int64(TILE_BYTES)))
 
     def _origin(self, index: Expr) -> tuple[Expr, Expr, Expr]:
@@ -305,7 +310,7 @@ class TileContraction(ContractionBuilder):
         group = self.group
         tile = down * group.across + across // group.rows + j * self.tiles
         at = (tile * self._columns + i * group.blocks + n) * group.rows + across % group.rows
-        return load(self.sums, at * CHANNELS, self.isa)
+        return load(self.sums, self.aligned + at * CHANNELS, self.isa)
 
 
 def _tile(name: str, *arguments: Expr) -> Expr:

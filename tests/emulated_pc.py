@@ -1,9 +1,9 @@
 """Code for x86-64 processors that this machine is not: run on an emulated PC (Bochs), without an operating system.
 
-`scripts/emulated-pc.sh` gets Bochs. A compiled network is linked with the harness that ARM code is run by
-(tests/emulation.c), behind a boot sector (tests/pc_start.S); it reads its arguments from one disk and writes its
-results to another (tests/pc.c). What an emulated processor can do is honest: it stops at instructions that it lacks.
-How long it takes means nothing.
+`scripts/emulated-pc.sh` gets Bochs; `scripts/emulated-pc-amx.sh` makes one whose AMX products are right. A compiled
+network is linked with the harness that ARM code is run by (tests/emulation.c), behind a boot sector (tests/pc_start.S);
+it reads its arguments from one disk and writes its results to another (tests/pc.c). What an emulated processor can do
+is honest: it stops at instructions that it lacks. How long it takes means nothing.
 """
 
 from __future__ import annotations
@@ -30,6 +30,9 @@ from emulation import pack_call, zig
 
 HERE = Path(__file__).parent
 FOLDER = Path(os.environ.get("LQCOMPILE_PC", HERE.parent / ".pc"))
+
+MENDED = FOLDER / "amx/bochs"
+"""Bochs with scripts/bochs.patch, where that was made; it runs every processor, and faster than Debian's."""
 
 SECTOR = 512
 TRACK = 16 * 63 * SECTOR
@@ -77,6 +80,13 @@ def skip_unless_made() -> None:
     """Skips the test where there is no emulated PC."""
     if not (FOLDER / ".ready").exists():
         pytest.skip("there is no emulated PC; 'make pc' makes it and says what it lacks")
+
+
+def skip_unless_tiles() -> None:
+    """Skips the test where the emulated PC multiplies signed bytes of tiles as unsigned ones, or there is none."""
+    skip_unless_made()
+    if not MENDED.exists():
+        pytest.skip("the emulated PC multiplies signed bytes wrongly; 'make pc-amx' makes one that does not")
 
 
 class StoppedError(RuntimeError):
@@ -172,7 +182,7 @@ vgaromimage: file={share}/VGABIOS-lgpl-latest
 ata0: enabled=1, ioaddr1=0x1f0, ioaddr2=0x3f0, irq=14
 {disks}boot: disk
 clock: sync=none
-display_library: term
+display_library: {"nogui" if MENDED.exists() else "term"}
 log: {folder}/bochs.log
 panic: action=fatal
 error: action=report
@@ -185,7 +195,8 @@ def _run_bochs(folder: Path, limit_s: float) -> None:
     """Runs Bochs to its end; its screen is a terminal that nobody looks at."""
     libraries = FOLDER / "root/usr/lib/x86_64-linux-gnu"
     command = [libraries / "ld-linux-x86-64.so.2", "--library-path", f"{libraries}:{libraries}/pulseaudio"]
-    command += [FOLDER / "root/usr/bin/bochs-bin", "-q", "-f", folder / "bochsrc"]
+    command = [MENDED] if MENDED.exists() else [*command, FOLDER / "root/usr/bin/bochs-bin"]
+    command += ["-q", "-f", folder / "bochsrc"]
     environment = os.environ | {"LTDL_LIBRARY_PATH": f"{libraries}/bochs/plugins", "TERM": "xterm"}
     screen, terminal = pty.openpty()
     reader = threading.Thread(target=_discard, args=(screen,))

@@ -52,3 +52,18 @@ def test_without_a_pc_tests_skip(monkeypatch, tmp_path):
     monkeypatch.setattr(emulated_pc, "FOLDER", tmp_path)
     with pytest.raises(pytest.skip.Exception, match="there is no emulated PC; 'make pc' makes it"):
         emulated_pc.EmulatedPC(None, emulated_pc.PROCESSORS["x86-amx"])
+
+
+def test_what_the_pc_for_amx_lacks_is_said(tmp_path):
+    done = run(tmp_path, "emulated-pc-amx.sh")
+    message = f"found no emulated PC in {tmp_path / 'pc'}, which this adds to; make pc"
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", f"emulated-pc-amx: {message}\n")
+    assert not (tmp_path / "pc").exists()
+
+
+def test_without_right_tile_products_tests_skip(monkeypatch, tmp_path):
+    (tmp_path / ".ready").touch()
+    monkeypatch.setattr(emulated_pc, "FOLDER", tmp_path)
+    monkeypatch.setattr(emulated_pc, "MENDED", tmp_path / "amx/bochs")
+    with pytest.raises(pytest.skip.Exception, match="multiplies signed bytes wrongly; 'make pc-amx' makes one"):
+        emulated_pc.skip_unless_tiles()

@@ -14,7 +14,7 @@
 
 enum { TILES = 8, ROWS = 16, BYTES = 64 };
 enum { NONE, OPERAND_SIZE, REPEAT, REPEAT_NOT }; /* VEX.pp: none, 66, F3, F2 */
-enum { CONFIGURE, RELEASE, ZERO, LOAD, STORE, MULTIPLY, KINDS };
+enum { CONFIGURE, RELEASE, ZERO, LOAD, STORE, SPLIT_STORE, MULTIPLY, KINDS };
 
 typedef struct {
   int configured;
@@ -128,6 +128,7 @@ static int run(const uint8_t *code, const greg_t *registers) {
   } else {
     for (int row = 0; row < state.rows[tile]; row++) memcpy(at + row * stride, state.data[tile][row], state.bytes[tile]);
     count(STORE);
+    if ((uintptr_t)at % BYTES || stride % BYTES) count(SPLIT_STORE); /* rows that cross lines of the cache */
   }
   return length;
 }
@@ -149,7 +150,7 @@ void tile_registers_install(void) {
   sigaction(SIGILL, &action, &before);
 }
 
-/* Instructions run since the last call, by kind: configure, release, zero, load, store, multiply. */
+/* Instructions run since the last call, by kind, in the order of the enumeration. */
 void tile_registers_counts(uint64_t *found) {
   for (int kind = 0; kind < KINDS; kind++) found[kind] = __atomic_exchange_n(&counts[kind], 0, __ATOMIC_RELAXED);
 }

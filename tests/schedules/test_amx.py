@@ -225,6 +225,7 @@ def test_each_thread_configures_its_tiles(family: str) -> None:
     if missing(TARGET):
         counts = tiles.counts()
         assert counts["multiply"] > 0 and counts["configure"] == counts["release"] > 3
+        assert counts["store"] > 0 and counts["split store"] == 0
 
 
 def test_tiles_are_configured_released_and_never_spilled() -> None:
