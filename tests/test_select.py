@@ -102,7 +102,10 @@ def test_layers_of_one_shape_share_a_measurement() -> None:
 
 @needs_x86
 def test_candidates_with_wrong_integers_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    plan = network(np.random.default_rng(2))
+    rng = np.random.default_rng(2)
+    builder = PlanBuilder(rng, (33, 5, 6))
+    codes = builder.quantized_input(random_quantizer(rng, 2, integer=True))
+    plan = builder.finish(*builder.contract(codes, random_low_bit(rng, (7, 33, 1, 1), 2, integer=True), Geometry()))
     genuine = trials.execute_region
 
     def off_by_one(*arguments):
