@@ -42,7 +42,7 @@ ROOT = Path(__file__).parents[1]
 UNFINISHED = 3
 """Exit code of a call whose time was up."""
 
-PARTS = ("prepare", "peaks", "gemm", "networks", "measure", "tables")
+PARTS = ("target", "prepare", "peaks", "gemm", "networks", "measure", "tables")
 
 TARGETS = ("cuda-h200", "jetson-orin", "cuda-a100", "cuda")
 """Of those that the GPU runs, the first is built for; without a GPU the first of all."""
@@ -59,7 +59,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     options.target = options.target or next((name for name in TARGETS if runs_here(find(name).features)), TARGETS[0])
     try:
-        if options.part == "prepare":
+        if options.part == "target":
+            print(options.target)
+        elif options.part == "prepare":
             prepare(options)
         elif options.part == "tables":
             tables(options)
@@ -74,7 +76,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--part", choices=PARTS, default="measure", help="measure is peaks, gemm and networks")
+    parser.add_argument(
+        "--part",
+        choices=PARTS,
+        default="measure",
+        help="measure is peaks, gemm and networks; target names what is built for",
+    )
     parser.add_argument("--results", type=Path, default=ROOT / "build" / "gpu" / "results.json", help="JSON file")
     parser.add_argument("--cache", type=Path, default=ROOT / "build" / "gpu" / "models", help="models and artifacts")
     parser.add_argument("--target", choices=TARGETS, help="what to build for (default: the first that the GPU runs)")

@@ -13,12 +13,10 @@ import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import numpy as np
+from kept_plans import KeptPlan
 from lqcompile.schedules.cuda_device import HELPERS
 
 from lqcompile.build import _variant
-from lqcompile.cuda.driver import Gpu
-from lqcompile.cuda.engine import Engine
 from lqcompile.cuda.launches import make_launches
 from lqcompile.cuda.model import CudaModel
 from lqcompile.cuda.nvrtc import DeviceCode
@@ -93,6 +91,30 @@ class Driver:
         return int(self._library.fake_memory())
 
 
+def compile_plan(
+    plan: Plan,
+    target: Target,
+    families: Mapping[str, str] | None = None,
+    compiler: Callable[[str], DeviceCode] = compile_emulated,
+) -> KeptPlan:
+    """A plan, compiled for a target."""
+    program = lower(plan, target, families=families)
+    launches = make_launches(program)
+    manifest = {
+        "inputs": [{"name": v.name, "shape": list(v.shape), "dtype": "float32"} for v in plan.inputs],
+        "outputs": [{"name": n, "shape": list(s), "dtype": "float32"} for n, _, s in plan.outputs],
+    }
+    sizes = [[tensor.size for tensor in group] for group in (program.inputs, program.outputs)]
+    return KeptPlan(
+        plan=plan,
+        manifest=manifest,
+        variant=_variant(plan, program, launches, target, "", ""),
+        sizes=(sizes[0], sizes[1]),
+        code=compiler(cuda_source(launches.module, target)).data,
+        parameters=launches.parameters,
+    )
+
+
 def load_plan(
     plan: Plan,
     target: Target,
@@ -100,26 +122,7 @@ def load_plan(
     compiler: Callable[[str], DeviceCode] = compile_emulated,
 ) -> CudaModel:
     """A plan, compiled for a target and loaded: on the emulated GPU if the driver is the emulated one."""
-    program = lower(plan, target, families=families)
-    launches = make_launches(program)
-    manifest = {
-        "inputs": [{"name": v.name, "shape": list(v.shape), "dtype": "float32"} for v in plan.inputs],
-        "outputs": [{"name": n, "shape": list(s), "dtype": "float32"} for n, _, s in plan.outputs],
-    }
-    variant = _variant(plan, program, launches, target, "", "")
-    sizes = [[tensor.size for tensor in group] for group in (program.inputs, program.outputs)]
-    code = compiler(cuda_source(launches.module, target)).data
-    engine = Engine(variant, (sizes[0], sizes[1]), code, launches.parameters, Gpu(), "plan")
-    model = CudaModel(manifest, variant, engine, launches.parameters)
-    model._arena[:] = np.random.default_rng(0).integers(0, 256, model._arena.size)
-    return model
-
-
-def without_fewer(model: CudaModel) -> int:
-    """Makes launches of few samples use the kernels for many; gives how many launches had one of their own."""
-    found = [entry.pop("fewer") for entry in model.engine.launches["steps"] if "fewer" in entry]
-    model.engine._release()
-    return len(found)
+    return compile_plan(plan, target, families, compiler).load()
 
 
 def shared_library(source: str, *, watched: bool = False) -> bytes:

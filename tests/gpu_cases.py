@@ -165,3 +165,17 @@ CASES: dict[str, Callable[[str], Case]] = {
     "float, weight-only and depthwise": partial(unusual_case, seed=3),
 }
 """By name, for the name of a target."""
+
+MATRIX: dict[str, Callable[[str], Case]] = {
+    **CASES,
+    "network of real bases": partial(network_case, integer=False, seed=5),
+    **{
+        f"families {channels} {seed}": partial(families_case, channels=channels, seed=seed)
+        for channels in (1, 3, 33, 70)
+        for seed in range(4)
+    },
+    **{f"tails {seed}": partial(tails_case, seed=seed) for seed in range(4)},
+    **{f"tiles {seed}": partial(tiles_case, seed=seed) for seed in range(4)},
+    **{f"images {seed}": partial(image_case, seed=seed) for seed in range(4)},
+}
+"""What a real GPU is tested with."""

@@ -38,6 +38,7 @@ def measure_peaks(gpu: Gpu, rounds: int, tell: Callable[[str], None]) -> dict[st
     Returns:
         name of a kernel to ``what``, ``unit`` (``MAC/s`` or ``bytes/s``), ``best`` and ``median``.
     """
+    gpu.enter()
     known, machine_code = peaks_of(gpu.capability), architecture(gpu.capability)
     tell(f"peaks: compiling {len(known)} kernels for {machine_code}")
     module = gpu.load(compile_cuda(source(known), machine_code).data, "peak kernels")

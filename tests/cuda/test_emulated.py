@@ -9,8 +9,9 @@ from __future__ import annotations
 import emulated_gpu
 import numpy as np
 import pytest
-from compiling import check_equal
+from equality import check_equal
 from gpu_cases import CASES
+from kept_plans import without_fewer
 
 from lqcompile.lowering.tensor_cores import WORD_CHANNELS
 from lqcompile.target import find
@@ -27,7 +28,7 @@ def test_networks_equal_the_reference(gpu: emulated_gpu.Driver, name: str) -> No
     for output, array in model.run({"x": case.x[1:]}).items():
         np.testing.assert_array_equal(array, whole[output][1:], err_msg="a batch and its samples differ")
     # All of these batches are small.
-    assert emulated_gpu.without_fewer(model) or not set(case.families.values()) & set(WORD_CHANNELS)
+    assert without_fewer(model) or not set(case.families.values()) & set(WORD_CHANNELS)
     for output, array in model.run({"x": case.x}).items():
         np.testing.assert_array_equal(array, whole[output], err_msg="kernels for few and for many samples differ")
 

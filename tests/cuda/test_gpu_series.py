@@ -96,6 +96,8 @@ class FakeGpu:
         self.held: dict[int, int] = {}
         self.launches: list[driver.Launch] = []
 
+    def enter(self) -> None: ...
+
     def load(self, code: bytes, subject: str) -> str:
         return "module"
 
@@ -380,6 +382,7 @@ def test_without_a_gpu_it_says_so_in_one_line(
 
 PYTHON = """#!/bin/bash
 # A Python that says what it is called with; products need three calls, and networks fail.
+case "$*" in *"--part target"*) echo cuda-x; exit ;; esac
 echo "called with $*"
 case "$*" in
   *"--part gemm"*) echo x >> "$FOLDER/calls"; [ $(wc -l < "$FOLDER/calls") -ge 3 ] || exit 3 ;;
@@ -388,18 +391,29 @@ esac
 """
 
 
+STEPS = ("cases", "tests", "gemm", "networks", "model", "tables", "odd")
+
+
 def test_a_session_goes_on_until_parts_are_done_and_names_what_failed(tmp_path: Path) -> None:
     python = tmp_path / "python"
     python.write_text(PYTHON)
     python.chmod(0o755)
     folder = tmp_path / "results"
     environment = os.environ | {"PYTHON": str(python), "FOLDER": str(folder), "OPTIONS": "--bits 2/2"}
-    command = ["bash", str(ROOT / "benchmarks" / "gpu_session.sh"), "tests", "gemm", "networks", "tables", "odd"]
+    command = ["bash", str(ROOT / "benchmarks" / "gpu_session.sh"), *STEPS]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60)
-    assert done.returncode == 1 and done.stdout.endswith(f"are in {folder}\nfailed: networks odd\n")
+    assert done.returncode == 1
+    repeat = f"next: read {folder}/networks.log; 'bash benchmarks/gpu_session.sh networks odd' repeats what failed"
+    assert done.stdout.endswith(f"are in {folder}\nfailed: networks odd\n{repeat}\n")
     called = f"called with benchmarks/gpu.py --results {folder}/results.json --part"
     assert (folder / "gemm.log").read_text() == f"{called} gemm --bits 2/2\n" * 3
     assert (folder / "networks.log").read_text() == f"{called} networks --bits 2/2\n"
     assert (folder / "tables.log").read_text() == f"{called} tables --bits 2/2\n"
-    assert (folder / "tests.log").read_text() == "called with -m pytest -q tests/on_gpu\n"
-    assert "found step 'odd', expected setup, tests, prepare" in (folder / "odd.log").read_text()
+    checked = f"called with benchmarks/gpu_series/prepared.py check {folder}/cases\n"
+    assert (
+        folder / "tests.log"
+    ).read_text() == f"{checked}called with -m pytest -q tests/on_gpu -k not networks_equal\n"
+    made = f"called with benchmarks/gpu_series/prepared.py make {folder}/cases --target cuda-x cuda-ptx\n"
+    assert (folder / "cases.log").read_text() == made
+    assert "bench lqcompile/data/fashion_mnist_w2a2.onnx --target cuda-x" in (folder / "model.log").read_text()
+    assert "found step 'odd', expected setup, cases, tests" in (folder / "odd.log").read_text()
