@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from itertools import zip_longest
 from math import prod
 
 from .problem import Tile
 
-KERNELS = 2
+KERNELS = 3
 """Version of the kernels: raise it with a change after which other tiles may be the fastest. Records of another version
 are refused."""
 
@@ -42,10 +43,11 @@ class Space:
         return replace(self.tiles[tile], **values)
 
     def neighbours(self) -> list[Tile]:
-        """The points that differ from the first one in one decision: knobs before tiles, in order of their values."""
+        """The points that differ from the first one in one decision: knobs and tiles in turn, each in its order."""
         first = {name: values[0] for name, values in self.knobs.items()}
-        knobs = [self.choose(0, first | {name: value}) for name, values in self.knobs.items() for value in values[1:]]
-        return [*knobs, *(self.choose(index, first) for index in range(1, len(self.tiles)))]
+        lines = [[self.choose(0, first | {name: value}) for value in values[1:]] for name, values in self.knobs.items()]
+        lines.append([self.choose(index, first) for index in range(1, len(self.tiles))])
+        return [point for turn in zip_longest(*lines) for point in turn if point is not None]
 
     def place(self, tile: Tile) -> tuple[int, dict[str, int]] | None:
         """Number of the tile and values of the knobs that `choose` makes `tile` of; None if it is not offered."""

@@ -86,6 +86,15 @@ class Words:
         """
         return self
 
+    def proven(self, words: npt.NDArray[Any], shape: ConvShape) -> Words:  # noqa: ARG002
+        """The family with what the values of the weights prove; most need nothing.
+
+        Args:
+            words: [O, P, kh, kw, W, vectors].
+            shape: loop nest.
+        """
+        return self
+
     @property
     def combines_codes(self) -> bool:
         """Whether its sums are those of integer codes, activation planes combined."""

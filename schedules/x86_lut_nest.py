@@ -2,7 +2,7 @@
 
 Before the loops the offset of a row is found for each look-up of each pixel. A tile is computed in passes of a few
 outputs whose sums stay in registers. Where the weights of a tile do not fit the first-level cache, the sum over taps is
-cut into pieces, and all tiles of a row take one piece before the next.
+cut into pieces, and all tiles of a row, or of some rows, take one piece before the next.
 """
 
 from __future__ import annotations
@@ -15,11 +15,15 @@ from typing import Any
 from tvm.script.ir_builder import tirx as T
 
 from .contraction import ContractionBuilder
+from .epilogue import Epilogue
 from .isa import Expr, registers, zero, zeros
-from .problem import Tile, workspace_size
+from .problem import ConvShape, SumRule, Tile, workspace_size
 
 CHANNELS = 32
 """Output channels of a vector: its byte lanes."""
+
+HALF = 16
+"""Of them: the sums of 16 bits that a vector holds. Even byte lanes have the lower half of the channels."""
 
 ROWS, ROW_BYTES = 256, 16
 """Of a table: four codes of two planes or two pixels, four weights of one plane."""
@@ -32,6 +36,9 @@ WORD_STEPS = 2
 
 LARGEST_BYTE = 255
 
+ALWAYS_FIT = LARGEST_BYTE // STEP_CHANNELS
+"""Look-ups whose counts a byte holds, whatever the weights."""
+
 PASS_OUTPUTS = 4
 """Outputs (a pixel or two by 32 channels by a weight plane) of a pass: two accumulators and a sum of bytes for each."""
 
@@ -41,10 +48,24 @@ class LookupTile(Tile):
     """Tile of pair look-ups; `unroll` counts groups of look-ups whose bytes are added.
 
     Args:
-        pieces: of the sum over taps: 1, the rows of the kernel, its taps, or a multiple of those.
+        pieces: of the sum over taps: 1, the rows of the kernel, or a multiple of those (`runs`).
+        rows: whose tiles take a piece together; divides the rows of tiles.
     """
 
     pieces: int = 1
+    rows: int = 1
+
+
+def runs(shape: ConvShape, pairs: int) -> tuple[int, int]:
+    """Columns of taps, and look-ups of one: neighbours whose rows of a table follow one another count as one.
+
+    Args:
+        shape: loop nest.
+        pairs: of planes of codes.
+    """
+    steps = WORD_STEPS * shape.words
+    columns = shape.kernel[1]
+    return (1, columns * steps) if pairs == 1 and shape.dilations[1] == 1 else (columns, steps)
 
 
 def pass_groups(offsets: Sequence[tuple[int, int]], paired: bool) -> list[tuple[int, ...]]:
@@ -76,18 +97,28 @@ class PairLookupBuilder(ContractionBuilder):
 
     family: Any
     start: Expr = 0
-    """Where the sums of a tile begin among those of its row."""
+    """Where the sums of a tile begin among those of its rows."""
+
+    def __init__(
+        self,
+        isa: Any,
+        family: Any,
+        shape: ConvShape,
+        tile: Tile,
+        rule: SumRule,
+        epilogue: Epilogue,
+        parallel: bool,
+    ) -> None:
+        super().__init__(isa, family, shape, tile, rule, epilogue, parallel)
+        self.pieces, self.rows = (tile.pieces, tile.rows) if isinstance(tile, LookupTile) else (1, 1)
+        self.tasks //= self.rows
+        self.parallel = self.parallel and self.tasks > 1
 
     @property
     def levels(self) -> bool:
         """Whether planes of activations are combined in the table."""
         combined: bool = self.family.combines_codes
         return combined
-
-    @property
-    def pieces(self) -> int:
-        """Of the sum over taps."""
-        return self.tile.pieces if isinstance(self.tile, LookupTile) else 1
 
     def pixel_elements(self) -> int:
         """Row offsets of a pixel."""
@@ -147,28 +178,32 @@ class PairLookupBuilder(ContractionBuilder):
             T.buffer_store(held, held[0] + super().popcount(pixel, j) * factor, [0])
         return held[0]
 
-    def row(self, block: Expr, row: Expr) -> None:
-        """The tiles of a row, all of one piece before the next."""
+    def task(self, index: Expr) -> None:
+        """The tiles of some rows, all of one piece before the next."""
+        groups = self.shape.tile_rows // self.rows
+        block, first = T.bind(index // groups), T.bind(index % groups * self.rows)
         if self.pieces == 1:
-            super().row(block, row)
+            _repeat(self.rows, lambda row: self.row(block, T.bind(first + row)))
             return
         columns, pixels = self.shape.tile_columns, self.tile.pixels
-        tiles = -(-columns // pixels)
+        across = -(-columns // pixels)
+        tiles = self.rows * across
         size = self.pairs * self.pixels * self.tile.blocks * CHANNELS
         elements = registers(tiles * size, self.family.total)
 
-        def column(index: Expr) -> Expr:
-            return T.bind(T.min(index * pixels, columns - pixels))
+        def place(number: Expr) -> tuple[Expr, Expr]:
+            column = T.bind(T.min(number % across * pixels, columns - pixels))
+            return T.bind(first + number // across), column
 
-        with T.serial(0, tiles * size // CHANNELS) as index:
-            T.buffer_store(elements, zero(f"uint16x{CHANNELS}"), [T.ramp(index * CHANNELS, 1, CHANNELS)])
-        with T.serial(0, self.pieces) as piece, T.serial(0, tiles) as index:
-            self.start = T.bind(index * size)
-            for part in self._passes(block, self.bases(block, row, column(index)), elements):
+        with T.serial(0, tiles * size // CHANNELS) as number:
+            T.buffer_store(elements, zero(f"uint16x{CHANNELS}"), [T.ramp(number * CHANNELS, 1, CHANNELS)])
+        with T.serial(0, self.pieces) as piece, T.serial(0, tiles) as number:
+            self.start = T.bind(number * size)
+            for part in self._passes(block, self.bases(block, *place(number)), elements):
                 part.add_piece(piece)
-        with T.serial(0, tiles) as index:
-            self.start = T.bind(index * size)
-            self.finish(block, row, column(index), elements)
+        with T.serial(0, tiles) as number:
+            self.start = T.bind(number * size)
+            self.finish(block, *place(number), elements)
 
     def accumulate(self, block: Expr, bases: Sequence[Expr]) -> Any:
         """Sums of a tile as single elements, in passes of as many pixels as registers allow."""
@@ -214,28 +249,26 @@ class _Pass:
         self.kind = "uint16x16" if builder.levels else "uint8x32"
         self.count = 2 * self.separate * self.shape.weight_planes * len(bases) * self.blocks
         self.held = zeros(self.count, self.kind)
-        self.tap_steps = WORD_STEPS * self.shape.words
+        self.columns, self.tap_steps = runs(self.shape, self.family.plane_pairs)
 
     def store_all(self) -> None:
         """All taps, then the sums."""
-        rows, columns = self.shape.kernel
         if self.builder.levels:
-            with T.serial(0, rows) as r, T.serial(0, columns) as c:
-                self._tap(r, c, 0, self.tap_steps)
-            for at, value, lanes in self._elements():
-                T.buffer_store(self.out, value, [T.ramp(at, 1, lanes)])
+            with T.serial(0, self.shape.kernel[0]) as r:
+                _repeat(self.columns, lambda c: self._tap(r, c, 0, self.tap_steps))
+            for at, value in self._elements():
+                T.buffer_store(self.out, value, [T.ramp(at, 1, HALF)])
             return
-        for at, _, lanes in self._elements():
-            T.buffer_store(self.out, zero(f"uint16x{lanes}"), [T.ramp(at, 1, lanes)])
-        with T.serial(0, rows) as r:
-            self._row(r, 0, columns, 0, self.tap_steps)
+        for at, _ in self._elements():
+            T.buffer_store(self.out, zero(f"uint16x{HALF}"), [T.ramp(at, 1, HALF)])
+        with T.serial(0, self.shape.kernel[0]) as r:
+            self._row(r, 0, self.columns, 0, self.tap_steps)
 
     def add_piece(self, piece: Expr) -> None:
         """The taps of one piece, added to the sums."""
-        rows, columns = self.shape.kernel
-        pieces = self.builder.pieces
-        taps = columns if pieces == rows else 1
-        across = columns // taps
+        rows, pieces = self.shape.kernel[0], self.builder.pieces
+        taps = self.columns if pieces == rows else 1
+        across = self.columns // taps
         cuts = pieces // (rows * across)
         count = self.tap_steps // cuts
         r, c, skip = T.bind(piece // (across * cuts)), T.bind(piece // cuts % across), T.bind(piece % cuts * count)
@@ -245,11 +278,8 @@ class _Pass:
 
     def _row(self, r: Expr, first: Expr, taps: int, skip: Expr, count: int) -> None:
         """`count` look-ups of each of some taps of a row; counts are flushed before their bytes overflow."""
-        most = LARGEST_BYTE // STEP_CHANNELS
-        part = count
-        if not self.builder.levels and count > most:
-            part = max(size for size in range(1, most + 1) if count % size == 0)
-        seldom = self.builder.levels or taps * count <= most
+        part = count if self.builder.levels else self.family.unflushed(count)
+        seldom = self.builder.levels or taps * count <= ALWAYS_FIT or taps * count == part
 
         def tap(c: Expr) -> None:
             if part == count:
@@ -270,7 +300,7 @@ class _Pass:
         shape = self.shape
         taps = r * shape.dilations[0] * shape.source.padded_width + c * shape.dilations[1]
         offset = T.bind(taps * self.family.pixel_steps(shape) + skip)
-        first = T.bind(((self.block * shape.kernel[0] + r) * shape.kernel[1] + c) * self.tap_steps + skip)
+        first = T.bind(((self.block * shape.kernel[0] + r) * self.columns + c) * self.tap_steps + skip)
         self._steps(offset, first, count)
 
     def _steps(self, offset: Expr, first: Expr, count: int) -> None:
@@ -354,9 +384,9 @@ class _Pass:
         words = T.shift_left(T.reinterpret("uint16x16", upper), _splat16(4))
         return whole - (T.reinterpret("uint8x32", words) & _splat(0xF0, CHANNELS)), upper
 
-    def _elements(self) -> list[tuple[Expr, Expr, int]]:
-        """(place among the results, sums of 16 bits, how many) of all accumulators."""
-        found: list[tuple[Expr, Expr, int]] = []
+    def _elements(self) -> list[tuple[Expr, Expr]]:
+        """(place among the results, 16 sums of 16 bits) of all accumulators."""
+        found: list[tuple[Expr, Expr]] = []
         for m in range(len(self.bases)):
             for o in range(self.shape.weight_planes * self.blocks):
                 i, n = divmod(o, self.blocks)
@@ -365,15 +395,17 @@ class _Pass:
                     for half, ((j, pixel), value) in enumerate(zip(self._meanings(m, pair), values, strict=False)):
                         at = self.builder.start + self.builder.index(i, j, pixel, n) * CHANNELS
                         if self.builder.levels:
-                            found.append((at + 16 * half, value, 16))
-                        else:
-                            found.append((at, T.cast(value, f"uint16x{CHANNELS}"), CHANNELS))
+                            found.append((at + HALF * half, value))
+                            continue
+                        words = T.bind(T.reinterpret(f"uint16x{HALF}", value))
+                        found.append((at, words & _splat16(LARGEST_BYTE)))
+                        found.append((at + HALF, T.shift_right(words, _splat16(8))))
         return found
 
     def _flush(self) -> None:
         """Adds what the accumulators hold to the sums, and clears them."""
-        for at, value, lanes in self._elements():
-            place = [T.ramp(at, 1, lanes)]
+        for at, value in self._elements():
+            place = [T.ramp(at, 1, HALF)]
             T.buffer_store(self.out, self.out[place[0]] + value, place)
         for index in range(self.count):
             T.buffer_store(self.held, zero(self.kind), [index])

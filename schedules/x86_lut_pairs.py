@@ -18,6 +18,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import log2
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ from .problem import ConvShape, SumRule, Tile, workspace_size
 from .space import Space, distinct
 from .words import Words
 from .x86_lut_nest import (
+    ALWAYS_FIT,
     CHANNELS,
     LARGEST_BYTE,
     PASS_OUTPUTS,
@@ -37,6 +39,7 @@ from .x86_lut_nest import (
     WORD_STEPS,
     LookupTile,
     PairLookupBuilder,
+    runs,
 )
 
 LARGEST_TOTAL = (1 << 16) - 1
@@ -48,14 +51,23 @@ FEWEST_SUMMED = 2
 MOST_SUMMED = 8
 """Look-ups of `LookupLevels` that are unrolled."""
 
-PIECE_BYTES = 24 << 10
+PIECE_BYTES = 20 << 10
 """Weights that leave room for a table, rows of pixels and sums in a first-level cache of 32 kB."""
+
+UNROLLED = (2, 1, 4)
+"""Groups of look-ups that one turn of the loop may take, the default first."""
+
+MOST_ROWS = 8
+"""Whose tiles may take a piece of the weights together."""
 
 ROW_SUM_BYTES = 8 << 10
 """Sums of a row, for one vector of channels, that may wait for the next piece of the weights."""
 
 SUM_BYTES = 2
 """Of a sum."""
+
+MOST_CUTS = 24
+"""Of a run of look-ups."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,10 +78,12 @@ class PairLookup(Words, ABC):
         planes: of the codes.
         integers: n_j of the planes; empty for `LookupCounts`.
         group: look-ups whose bytes are added before they are parted.
+        window: look-ups of a run whose counts a byte holds, as the weights prove; 0 without a proof.
     """
 
     planes: int
     group: int
+    window: int = 0
     integers: tuple[int, ...] = ()
     weight_dtype: str = "uint8"
     vectors: int = 2
@@ -97,6 +111,28 @@ class PairLookup(Words, ABC):
         """Pairs of planes, the last of which may have one."""
         return -(-self.planes // 2)
 
+    def proven(self, words: npt.NDArray[Any], shape: ConvShape) -> Words:
+        """Counts: with the longest windows in which no output channel has more ones than a byte can hold."""
+        if self.combines_codes:
+            return self
+        ordered = np.bitwise_count(_ordered(words))
+        _, steps = runs(shape, self.plane_pairs)
+        ones = ordered.reshape(-1, steps)
+        fitting = (
+            size
+            for size in range(steps, ALWAYS_FIT, -1)
+            if steps % size == 0 and ones.reshape(-1, size).sum(axis=1, dtype=np.int64).max() <= LARGEST_BYTE
+        )
+        return replace(self, window=next(fitting, 0))
+
+    def unflushed(self, count: int) -> int:
+        """How many of `count` look-ups, a part of a run, can be added up in bytes; a divisor."""
+        return max(
+            size
+            for size in range(1, count + 1)
+            if count % size == 0 and (size <= ALWAYS_FIT or (self.window and self.window % size == 0))
+        )
+
     def contraction(
         self, shape: ConvShape, tile: Tile, rule: SumRule, epilogue: Epilogue, parallel: bool = True
     ) -> Any:
@@ -115,17 +151,19 @@ class PairLookup(Words, ABC):
 
     def operands(self, words: npt.NDArray[Any], shape: ConvShape, tile: Tile) -> tuple[npt.NDArray[Any], ...]:
         """Nibbles in the order of the look-ups, low ones of a tap before high ones; lanes as they are parted."""
-        ordered = np.moveaxis(words, 5, 4).reshape(*words.shape[:4], -1, 1)
-        packed, table = Words.operands(self, ordered, shape, tile)
-        return np.ascontiguousarray(packed.reshape(-1, CHANNELS)[:, self.lane_channels()]).ravel(), table
-
-    @abstractmethod
-    def lane_channels(self) -> npt.NDArray[np.int64]:
-        """Channel of each byte lane."""
+        packed, table = Words.operands(self, _ordered(words), shape, tile)
+        # Even lanes have the lower half of the channels, so that bytes parted into words are in order.
+        lanes = np.arange(CHANNELS).reshape(2, -1).T.ravel()
+        return np.ascontiguousarray(packed.reshape(-1, CHANNELS)[:, lanes]).ravel(), table
 
     @abstractmethod
     def table(self) -> npt.NDArray[np.uint8]:
         """uint8[tables, 256, 16], flat."""
+
+
+def _ordered(words: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Nibbles [O, P, kh, kw, look-ups, 1] of [O, P, kh, kw, words, 2]: low ones of a tap before high ones."""
+    return np.moveaxis(words, 5, 4).reshape(*words.shape[:4], -1, 1)
 
 
 def _counts() -> npt.NDArray[np.int64]:
@@ -148,10 +186,6 @@ class LookupCounts(PairLookup):
         """uint8[256, 16], flat."""
         counts = _counts()
         return (counts[..., 0] + 16 * counts[..., 1]).astype(np.uint8).ravel()
-
-    def lane_channels(self) -> npt.NDArray[np.int64]:
-        """Channels in order."""
-        return np.arange(CHANNELS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,10 +211,6 @@ class LookupLevels(PairLookup):
         pairs = np.zeros((self.plane_pairs, 2), np.int64)
         pairs.ravel()[: self.planes] = self.integers
         return np.stack([counts @ pair for pair in pairs]).astype(np.uint8).ravel()
-
-    def lane_channels(self) -> npt.NDArray[np.int64]:
-        """Even lanes have the lower half of the channels, so that parted sums are in order."""
-        return np.arange(CHANNELS).reshape(2, -1).T.ravel()
 
 
 def levels_group(integers: tuple[int, ...], ones: int) -> int:
@@ -234,12 +264,14 @@ def pair_tile(family: PairLookup, shape: ConvShape, vectors: int, blocks: int | 
         # Two pairs of pixels by two vectors spill.
         together = 2 if count > 1 else 2 * together
     slab = shape.kernel[0] * shape.kernel[1] * shape.words * WORD_STEPS * CHANNELS * shape.weight_planes * count
-    offered = piece_counts(shape)
+    offered = piece_counts(shape, family.plane_pairs)
     pieces = next((number for number in offered if slab <= number * PIECE_BYTES), offered[-1])
     if pieces > 1 and not family.combines_codes:
-        # Bytes of counts rarely last longer than a tap, and pieces of one tap flush no more often.
-        pieces = max(pieces, shape.kernel[0] * shape.kernel[1])
-    return LookupTile(pixels=min(shape.tile_columns, together), blocks=count, pieces=pieces)
+        # Counts are flushed anyway: pieces as short as that flush no more often.
+        columns, steps = runs(shape, family.plane_pairs)
+        windows = shape.kernel[0] * columns * (steps // family.unflushed(steps))
+        pieces = max(pieces, *(number for number in offered if number <= windows))
+    return LookupTile(pixels=min(shape.tile_columns, together), blocks=count, unroll=UNROLLED[0], pieces=pieces)
 
 
 def pair_space(family: PairLookup, shape: ConvShape, vectors: int, counts: Sequence[int]) -> Space:
@@ -258,17 +290,23 @@ def pair_space(family: PairLookup, shape: ConvShape, vectors: int, counts: Seque
             pixels = groups * (2 if family.pairs_pixels else 1)
             if groups * count <= most and pixels <= shape.tile_columns:
                 tiles.append(replace(tiles[0], pixels=pixels, blocks=count))
-    pieces = piece_counts(shape)
+    pieces = piece_counts(shape, family.plane_pairs)
     chosen = tiles[0].pieces
-    ordered = (chosen, *(number for number in pieces if number != chosen))
-    return Space(tiles=distinct(tiles), knobs={"pieces": ordered, "unroll": (1, 2)})
+    ordered = tuple(sorted(pieces, key=lambda number: abs(log2(number / chosen))))
+    rows = tuple(count for count in range(1, MOST_ROWS + 1) if len(pieces) > 1 and shape.tile_rows % count == 0)
+    return Space(tiles=distinct(tiles), knobs={"pieces": ordered, "rows": rows or (1,), "unroll": UNROLLED})
 
 
-def piece_counts(shape: ConvShape) -> tuple[int, ...]:
-    """Pieces that the sum over taps can be cut into; one where the sums of a row would fill the first-level cache."""
-    rows, columns = shape.kernel
-    steps = WORD_STEPS * shape.words
+def piece_counts(shape: ConvShape, pairs: int) -> tuple[int, ...]:
+    """Pieces that the sum over taps can be cut into; one where the sums of a row would fill the first-level cache.
+
+    Args:
+        shape: loop nest.
+        pairs: of planes of codes.
+    """
+    rows = shape.kernel[0]
+    columns, steps = runs(shape, pairs)
     if shape.out_width * shape.pool[0] * shape.weight_planes * CHANNELS * SUM_BYTES > ROW_SUM_BYTES:
         return (1,)
-    cuts = [rows * columns * count for count in (1, 2, 4, 8) if steps % count == 0 and steps // count >= MOST_SUMMED]
-    return tuple(sorted({1, rows, *cuts}))
+    cuts = [count for count in range(1, MOST_CUTS + 1) if steps % count == 0 and steps // count >= MOST_SUMMED]
+    return tuple(sorted({1, rows, *(rows * columns * count for count in cuts)}))

@@ -164,6 +164,7 @@ class _Lowering:
         packed = pack_weights(self.sums, self.mode, schedule, self.isa, depthwise=self._is_depthwise(), pool=self.pool)
         self.family, self.rule, self.words, self.basis = packed.family, packed.rule, packed.words, packed.basis
         self.shape = self._shape()
+        self.family = self.family.proven(self.words, self.shape)
         self.corrections = self.sums.corrections(self.family.surplus(self.words, self.shape))
 
     def lower(self) -> tuple[Step, SumsKernel | None]:

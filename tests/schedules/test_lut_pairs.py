@@ -11,7 +11,7 @@ from lqcompile.schedules import x86
 from lqcompile.schedules.formats import Format
 from lqcompile.schedules.problem import ConvShape, Tile
 from lqcompile.schedules.x86_lut import Lookup
-from lqcompile.schedules.x86_lut_nest import LookupTile, pass_groups
+from lqcompile.schedules.x86_lut_nest import LookupTile, pass_groups, runs
 from lqcompile.schedules.x86_lut_pairs import (
     LookupCounts,
     LookupLevels,
@@ -112,12 +112,15 @@ def test_sums_of_levels_equal_the_reference(basis: tuple[int, ...]) -> None:
         (2, (), None),
         (3, (square,), Tile(pixels=2, blocks=1)),
         (4, (), Tile(pixels=1, blocks=2)),
+        (2, (square,), LookupTile(pixels=1, blocks=2, pieces=3, rows=4)),
     ):
         geometry = Geometry(kernel=(3, 3), pads=(1, 1, 1, 1)) if stages else random_geometry(rng)
         weights = random_low_bit(rng, (40, channels, *geometry.kernel), bits, integer=True)
         stages = (random_affine(rng, 40, 0.02), *stages)
         coder = (random_quantizer(rng, 2), False, ())
-        ends += builder.contract(codes, weights, geometry, stages, (coder,) if bits % 2 else ((None, False, ()), coder))
+        ends += builder.contract(
+            codes, weights, geometry, stages, (coder,) if square in stages or bits == 1 else ((None, False, ()), coder)
+        )
         choices[builder.regions[-1].name] = Choice(family="lut", reason="asked for", tile=tile)
     plan = builder.finish(*ends)
     compiled = compile_plan(plan, TARGET, choices=choices)
@@ -136,7 +139,7 @@ def test_neighbours_of_a_row_share_look_ups() -> None:
 @needs_avx2
 @pytest.mark.parametrize("integer", [True, False])
 def test_pixels_that_share_look_ups_equal_the_reference(integer: bool) -> None:
-    """One activation bit: all weight bits, rows of odd and even length, one column, strides, dilation and pooling."""
+    """One activation bit: all weight bits, rows of odd and even length, strides, dilation, pooling, tiles of rows."""
     rng = np.random.default_rng([9, integer])
     channels = int(rng.integers(20, 100))
     builder = PlanBuilder(rng, (channels, 9, 11))
@@ -147,7 +150,8 @@ def test_pixels_that_share_look_ups_equal_the_reference(integer: bool) -> None:
         (1, around, (), None),
         (2, Geometry(kernel=(3, 2), strides=(2, 2), dilations=(1, 2), pads=(1, 0, 2, 1)), (), None),
         (3, around, (square,), LookupTile(pixels=1, blocks=1)),
-        (1, around, (square,), LookupTile(pixels=3, blocks=2, pieces=9)),
+        (1, around, (square,), LookupTile(pixels=3, blocks=2, pieces=9, rows=2)),
+        (2, around, (), LookupTile(pixels=4, blocks=1, rows=3)),
         (4, Geometry(kernel=(9, 11)), (), None),
         (1, Geometry(), (), LookupTile(pixels=3, blocks=1)),
     ]
@@ -164,15 +168,42 @@ def test_pixels_that_share_look_ups_equal_the_reference(integer: bool) -> None:
 
 
 def test_weights_beyond_the_first_cache_are_cut() -> None:
-    for channels, outputs, expected in ((64, 64, 1), (256, 256, 3), (512, 512, 9), (2048, 512, 36)):
+    for channels, outputs, expected in ((64, 64, 1), (256, 256, 6), (512, 512, 9), (2048, 512, 36)):
         family = pair_lookup(ISA, 2, (5, 10), 100)
         shape = nest(channels, outputs, 14, 3)
         tile = pair_tile(family, shape, outputs // 32, None)
-        assert tile == LookupTile(pixels=1, blocks=2, pieces=expected)
-    pixels = pair_tile(pair_lookup(ISA, 1, (1,), 100), nest(256, 256, 14, 3), 8, None)
-    assert pixels == LookupTile(pixels=2, blocks=2, pieces=9), "counts are flushed after each tap"
-    assert piece_counts(nest(64, 64, 224, 3)) == (1,), "sums of so long a row would fill the cache instead"
-    assert piece_counts(nest(96, 64, 14, 1)) == (1, 2), "whole groups of look-ups"
+        assert tile == LookupTile(pixels=1, blocks=2, unroll=2, pieces=expected)
+    counts = pair_lookup(ISA, 1, (1,), 100)
+    for window, expected in ((0, 12), (96, 6), (64, 9)):
+        pixels = pair_tile(replace(counts, window=window), nest(256, 256, 14, 3), 8, None)
+        assert pixels == LookupTile(pixels=2, blocks=2, unroll=2, pieces=expected), "cut where counts are flushed"
+    assert piece_counts(nest(64, 64, 224, 3), 1) == (1,), "sums of so long a row would fill the cache instead"
+    assert piece_counts(nest(96, 64, 14, 1), 1) == (1, 2, 3), "whole groups of look-ups"
+
+
+def test_look_ups_of_a_row_of_taps_are_one_run() -> None:
+    around = nest(64, 64, 14, 3)
+    assert runs(around, 1) == (1, 48)
+    assert runs(around, 2) == runs(replace(around, dilations=(1, 2)), 1) == (3, 16), "others lie between"
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_windows_of_counts_follow_from_the_weights(seed: int) -> None:
+    """No aligned window has more ones than a byte can count, and no longer one would do."""
+    rng = np.random.default_rng(seed)
+    shape, counts = nest(256, 64, 14, 3), pair_lookup(ISA, 1, (1,), 100)
+    bits = rng.random((64, 2, 3, 3, 32, 2, 4)) < rng.uniform(0.2, 0.9)
+    words = (bits @ (1 << np.arange(4))).astype(np.uint8)
+    proven = counts.proven(words, shape)
+    assert isinstance(proven, LookupPixels)
+    ordered = np.moveaxis(bits.sum(axis=-1), 5, 4).reshape(64 * 2 * 3, 192)
+    sizes = [size for size in range(64, 193) if 192 % size == 0]
+    fitting = [size for size in sizes if ordered.reshape(-1, size).sum(axis=1).max() <= 255]
+    assert proven.window == max(fitting, default=0)
+    for count in (192, 96, 80, 64, 7):
+        part = proven.unflushed(count)
+        assert count % part == 0 and (part <= 63 or proven.window % part == 0)
+    assert counts.unflushed(192) == 48 and replace(counts, window=96).unflushed(192) == 96
 
 
 def nest(channels: int, outputs: int, size: int, kernel: int) -> ConvShape:

@@ -8,6 +8,7 @@ import secrets
 import numpy as np
 import pytest
 from compiling import missing
+from lqcompile.schedules.problem import Tile
 from lqcompile.schedules.space import Space
 from plans import PlanBuilder, random_affine, random_geometry, random_low_bit, random_quantizer
 
@@ -74,3 +75,14 @@ def test_random_points_of_every_family_equal_the_reference() -> None:
         for trial, check in zip(trials, compiled.checks, strict=True):
             assert is_equal(steps, check, expected), f"seed {seed}, {name}: {trial.candidate}"
     assert seen >= {"popcount", "lut"} and seen <= set(RATES[TARGET.name])
+
+
+def test_each_decision_has_its_turn_among_the_neighbours() -> None:
+    tiles = (Tile(pixels=2, blocks=1), Tile(pixels=1, blocks=2))
+    space = Space(tiles=tiles, knobs={"unroll": (1, 2, 4), "split": (1, 2)})
+    assert space.neighbours() == [
+        Tile(pixels=2, blocks=1, unroll=2),
+        Tile(pixels=2, blocks=1, split=2),
+        tiles[1],
+        Tile(pixels=2, blocks=1, unroll=4),
+    ]

@@ -27,7 +27,7 @@ from lqcompile.tuning.work import WRONG
 
 def test_it_finds_the_fastest_of_all(tmp_path: Path) -> None:
     executor, seen = Formula(), list[Status]()
-    result = pretend(tmp_path, Budget(trials=100), executor, seen.append)
+    result = pretend(tmp_path, Budget(trials=250), executor, seen.append)
     assert len(set(executor.seen)) == len(executor.seen) == result.trials
     for task, entry in zip(tasks(), result.tuned, strict=True):
         best = min(points(task), key=formula)
