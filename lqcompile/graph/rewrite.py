@@ -10,11 +10,14 @@ from lqcompile.graph.plan import Affine, AveragePool, Clamp, Concat, HardSwish, 
 from lqcompile.graph.specs import Quantizer, UniformQuantizer, same_codes
 from lqcompile.graph.split import pool_before_concatenations, split_contractions
 
+LARGEST_SCALE = 1e36
+"""Times the steps of 8 bits it is finite in float32."""
+
 
 def simplify(flow: Flow) -> Flow:
     """All rewrites, in the order in which one helps the next."""
     pooled = pool_before_quantizers(pool_before_concatenations(flow))
-    return drop_unused(merge_duplicates(split_contractions(pooled)))
+    return drop_unused(merge_duplicates(split_contractions(drop_repeated_quantizers(pooled))))
 
 
 def pool_before_quantizers(flow: Flow) -> Flow:
@@ -45,6 +48,34 @@ def pool_before_quantizers(flow: Flow) -> Flow:
             source, pooled = name, replace(quantizer, shape=step.shape)
         append(replace(pooled, inputs=(source, *step.inputs[1:]), output=step.output))
     return replace(flow, steps=tuple(steps))
+
+
+def drop_repeated_quantizers(flow: Flow) -> Flow:
+    """Quantize to 8 bits once what is quantized twice alike: ``Q(Q(x)) --> Q(x)``.
+
+    Tools put a quantizer on either side of a max-pool or Flatten. With k steps of a scale s, ``k s / s`` rounds to k:
+    two roundings of float32 move it by less than half a step.
+    """
+    made_by: dict[str, Step] = {}
+    renamed: dict[str, str] = {}
+    steps = []
+    for step in flow.steps:
+        step = replace(step, inputs=tuple(renamed.get(name, name) for name in step.inputs))
+        first = made_by.get(step.inputs[0])
+        if first is not None and _repeats(step, first):
+            renamed[step.output] = first.output
+            continue
+        steps.append(step)
+        made_by[step.output] = step
+    outputs = tuple((name, renamed.get(value, value), shape) for name, value, shape in flow.outputs)
+    return replace(flow, steps=tuple(steps), outputs=outputs)
+
+
+def _repeats(step: Step, first: Step) -> bool:
+    """Whether both are the same 8-bit quantizer, whose largest number is finite."""
+    if not isinstance(step.kind, UniformQuantizer) or not isinstance(first.kind, UniformQuantizer):
+        return False
+    return same_codes(step.kind) == same_codes(first.kind) and float(step.kind.scale) < LARGEST_SCALE
 
 
 def merge_duplicates(flow: Flow) -> Flow:

@@ -8,7 +8,9 @@ import pytest
 
 from lqcompile.graph.fuse import fold_stages
 from lqcompile.graph.plan import Affine, Clamp, Contraction, Plan, is_exact, is_integer
-from lqcompile.graph.specs import FloatWeights, Int8Weights, LowBitWeights
+from lqcompile.graph.rewrite import LARGEST_SCALE
+from lqcompile.graph.specs import FloatWeights, Int8Weights, LowBitWeights, UniformQuantizer
+from lqcompile.reference.values import dequantize, quantize
 from tests.graph.planning import check_against_onnxruntime, plan_of, sketch
 from tests.models import Builder, chain_model, classifier_model, residual_model
 
@@ -311,6 +313,38 @@ def test_quantizer_as_graph_output_is_decoded(rng):
     plan = planned(Builder(rng, (4, 6, 6)).conv_float(4).quantize(3).build(), rng)
     assert sketch(plan) == ["Conv Affine -> levels"]
     assert plan.values[plan.outputs[0][1]].decoded
+
+
+def test_pools_and_flattening_between_equal_8_bit_quantizers_stay_codes(rng):
+    """What quantizing tools write: a quantizer on either side of what keeps codes."""
+    builder = Builder(rng, (3, 8, 8)).quantize8().conv8(6).relu().quantize8(scale=0.02).max_pool()
+    builder.quantize8(scale=0.02).flatten().quantize8(scale=0.02).gemm8(5)
+    assert sketch(planned(builder.build(), rng)) == [
+        "Copy -> codes",
+        "Conv Affine Clamp MaxPool -> codes",
+        "Gemm Affine -> float",
+    ]
+    other = Builder(rng, (3, 8, 8)).quantize8().conv8(6).quantize8(scale=0.02).quantize8(scale=0.03).conv8(4)
+    assert sketch(planned(other.build(), rng)) == [
+        "Copy -> codes",
+        "Conv Affine -> levels",
+        "Copy -> codes",
+        "Conv Affine -> float",
+    ]
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int8"])
+def test_quantizing_twice_gives_the_same_codes(rng, dtype):
+    """The rewrite rests on it: any scale, any zero point, every code."""
+    exponents = rng.uniform(-45, 36, 300)
+    for scale in np.float32(10.0) ** exponents.astype(np.float32) * np.float32(1 + rng.random()):
+        if not 0 < scale < LARGEST_SCALE:
+            continue
+        limits = np.iinfo(dtype)
+        point = int(rng.integers(limits.min, limits.max, endpoint=True))
+        quantizer = UniformQuantizer(name="q", scale=np.float32(scale), zero_point=point, dtype=dtype)
+        codes = np.arange(limits.min, limits.max + 1).astype(dtype)
+        np.testing.assert_array_equal(quantize(dequantize(codes, quantizer), quantizer), codes)
 
 
 def test_quantizer_of_a_quantizer_starts_from_levels(rng):

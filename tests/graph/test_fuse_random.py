@@ -21,6 +21,11 @@ def random_model(rng):
         choice = str(rng.choice(CHOICES))
         if choice == "add":
             builder.add(str(rng.choice(others)))
+        elif choice == "multiply":
+            gates = [name for name in names if builder.shapes[name] == (builder.shape[0], 1, 1)]
+            builder.multiply(str(rng.choice(others + gates)))
+        elif choice == "activation":
+            builder.activation(str(rng.choice(["HardSwish", "HardSigmoid", "LeakyRelu", "PRelu"])))
         elif choice == "concat":
             builder.concat(str(rng.choice(image)))
         elif choice == "max_pool":
@@ -47,6 +52,7 @@ CHOICES = (
     + ["conv"] * 4
     + ["batch_norm", "relu", "add"] * 2
     + ["concat", "max_pool", "average_pool", "per_channel", "quantize8", "conv8", "conv_float"]
+    + ["multiply", "activation", "activation"]
 )
 
 
