@@ -162,9 +162,16 @@ def read_arrays(path: Path) -> npt.NDArray[np.generic] | Arrays:
             return content
         with content:
             return {name: content[name] for name in content.files}
+    except FileNotFoundError as error:
+        raise InputError(
+            f"input file '{path}': found no such file, expected a .npy or .npz file of arrays; check the path"
+        ) from error
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         reason = " ".join(str(error).split())
-        raise InputError(f"input file '{path}': found {reason}, expected a .npy or .npz file of arrays") from error
+        raise InputError(
+            f"input file '{path}': found a damaged file or something else ({reason}), expected a .npy or .npz file of "
+            "arrays; make or copy it again"
+        ) from error
 
 
 def _form(array: npt.NDArray[np.generic]) -> str:

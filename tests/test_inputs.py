@@ -1,5 +1,6 @@
 """Arrays that go into a model: each thing that can be wrong with them has its message."""
 
+import io
 from types import SimpleNamespace
 
 import numpy as np
@@ -57,13 +58,26 @@ def test_files_by_name_and_alone(tmp_path):
         load_inputs([str(tmp_path / "a.npy")], [IMAGE, EXTRA])
 
 
-@pytest.mark.parametrize("content", [None, b"", b"\x93NUMPY\x01\x00", b"PK\x03\x04rest", b"text"])
+def cut_off():
+    """The first half of an .npz file."""
+    buffer = io.BytesIO()
+    np.savez(buffer, images=np.zeros(1000))
+    return buffer.getvalue()[:4000]
+
+
+@pytest.mark.parametrize("content", [b"", b"\x93NUMPY\x01\x00", b"PK\x03\x04rest", b"text", cut_off()])
 def test_unreadable_files(tmp_path, content):
     path = tmp_path / "x.npy"
-    if content is not None:
-        path.write_bytes(content)
-    with pytest.raises(InputError, match=r"input file '.+x.npy': found .+, expected a .npy or .npz file of arrays"):
+    path.write_bytes(content)
+    message = r"input file '.+x.npy': found a damaged file or something else \(.+\), expected a .npy or .npz file of "
+    with pytest.raises(InputError, match=message + "arrays; make or copy it again$") as caught:
         read_arrays(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    with pytest.raises(InputError, match=r"x.npz': found no such file, expected a .npy or .npz file of arrays; check"):
+        read_arrays(tmp_path / "x.npz")
 
 
 def test_pickled_objects_are_refused(tmp_path):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -85,14 +86,29 @@ def _own(name: str) -> nn.Module:
     if spec is None or spec.loader is None:
         raise TrainingError(f"network '{name}': found a file that is not Python, expected FILE.py:NAME")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    with _own_code(name):
+        spec.loader.exec_module(module)
     make: Callable[[], object] | None = getattr(module, attribute, None)
     if not callable(make):
         known = sorted(key for key, value in vars(module).items() if callable(value) and not key.startswith("_"))
         raise TrainingError(
             f"network '{name}': found no {attribute!r} in the file; it has {', '.join(known) or 'none'}"
         )
-    model = make()
+    with _own_code(name):
+        model = make()
     if not isinstance(model, nn.Module):
         raise TrainingError(f"network '{name}': found {type(model).__name__}, expected a torch.nn.Module")
     return model
+
+
+@contextmanager
+def _own_code(name: str) -> Iterator[None]:
+    """Whatever a network's own code raises becomes one line; ``--debug`` shows all of it."""
+    try:
+        yield
+    except Exception as error:
+        found = " ".join(f"{type(error).__name__}: {error}".split())
+        raise TrainingError(
+            f"network '{name}': found {found}, expected code that runs and makes the network without arguments; try it "
+            "in Python, or add --debug"
+        ) from error

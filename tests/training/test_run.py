@@ -153,8 +153,16 @@ def test_what_is_refused(folder, twin, tmp_path, capsys):
             "none.py:make",
             "network 'none.py:make': found no file 'none.py', expected one with the network; check the path",
         ),
-        ("own.py:Net", "network 'own.py:Net': found no 'Net' in the file; it has number"),
+        ("own.py:Net", "network 'own.py:Net': found no 'Net' in the file; it has number, with_argument"),
         ("own.py:number", "network 'own.py:number': found int, expected a torch.nn.Module"),
+        (
+            "broken.py:Net",
+            "network 'broken.py:Net': found SyntaxError: invalid syntax (broken.py, line 1), expected code",
+        ),
+        (
+            "own.py:with_argument",
+            "missing 1 required positional argument: 'classes', expected code that runs and makes the network without ",
+        ),
         ("own.txt:number", "network 'own.txt:number': found a file that is not Python, expected FILE.py:NAME"),
         ("resnet19", "network 'resnet19': unknown; known networks:"),
     ],
@@ -162,7 +170,8 @@ def test_what_is_refused(folder, twin, tmp_path, capsys):
 def test_networks_that_cannot_be_made(folder, tmp_path, monkeypatch, capsys, name, message):
     monkeypatch.chdir(tmp_path)
     for file in ("own.py", "own.txt"):
-        Path(file).write_text("def number():\n    return 1\n")
+        Path(file).write_text("def number():\n    return 1\n\ndef with_argument(classes):\n    return classes\n")
+    Path("broken.py").write_text("def Net(:\n")
     assert message in refuse(capsys, *arguments(folder, "float", "run", "--set", f'network.name="{name}"'))
 
 
