@@ -15,7 +15,7 @@ FULL = .venv
 .PHONY: help demo test test-gpu gpu-session test-x86-emulated bench lint system board pc pc-amx clean
 
 help: ## show this list
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 16
+	@grep -E '^[a-z0-9-]+:.*##' Makefile | sed -E 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/' | expand -t 26
 
 demo: $(BASE)/.ready ## build, verify and time the shipped model on real images
 	@$(BASE)/bin/lqcompile demo
