@@ -10,7 +10,7 @@ torch = pytest.importorskip("torch")
 try:
     import timm  # noqa: F401 - the example needs it
 except (ImportError, RuntimeError) as error:  # torchvision raises RuntimeError where its operators do not load
-    pytest.skip(f"timm does not load: {error}", allow_module_level=True)
+    pytest.skip(f"timm does not load ({error}); docs/networks.md says what does", allow_module_level=True)
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "quantize_timm.py"
 
