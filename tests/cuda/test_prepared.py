@@ -9,7 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import emulated_gpu
+import gpu_cases
+import numpy as np
 import pytest
+from plans import random_low_bit, random_quantizer
 
 ROOT = Path(__file__).parents[2]
 sys.path.append(str(ROOT / "benchmarks"))
@@ -17,8 +20,19 @@ sys.path.append(str(ROOT / "benchmarks"))
 from gpu_series import prepared  # noqa: E402
 
 from lqcompile.cuda import nvrtc  # noqa: E402
+from lqcompile.graph.plan import Geometry  # noqa: E402
 
-NAME, TARGET = "float, weight-only and depthwise", "cuda-h200"
+TARGET = "cuda-h200"
+
+
+def tiny(_target: str) -> gpu_cases.Case:
+    """One layer of 2x3 pixels."""
+    rng = np.random.default_rng(6)
+    builder = gpu_cases.Sampled(rng, (33, 2, 3), samples=2)
+    codes = builder.quantized_input(random_quantizer(rng, 1, integer=True))
+    weights = random_low_bit(rng, (32, 33, 1, 1), 1, integer=True)
+    plan = builder.finish(*builder.contract(codes, weights, Geometry()))
+    return gpu_cases.Case(plan=plan, x=builder.held["x"])
 
 
 @pytest.fixture(scope="module")
@@ -27,8 +41,9 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("prepared")
     patch = pytest.MonkeyPatch()
     patch.setattr(nvrtc, "compile_cuda", emulated_gpu.compile_emulated)
-    path = prepared.place(folder, NAME, TARGET)
-    assert prepared.make_one(NAME, TARGET, path) == "cuda-h200--float-weight-only-and-depthwise"
+    patch.setitem(gpu_cases.MATRIX, "A tiny, new one", tiny)
+    path = prepared.place(folder, "A tiny, new one", TARGET)
+    assert prepared.make_one("A tiny, new one", TARGET, path) == "cuda-h200--a-tiny-new-one"
     patch.undo()
     return path
 
