@@ -32,9 +32,8 @@ gpu-session: $(FULL)/.ready ## tests and all measurements on the GPU of this mac
 test-x86-emulated: $(FULL)/.ready pc ## all kernels for x86 processors that this one is not, on an emulated PC (docs/x86.md)
 	LQCOMPILE_TEST_PC=1 $(FULL)/bin/python -m pytest -q tests/test_emulated_pc.py tests/schedules/test_operators.py -k "emulated_pc or x86"
 
-bench: $(FULL)/.ready system ## every speed claim of the README
-	@failed=; for file in benchmarks/*.py; do echo "== $$file"; $(FULL)/bin/python "$$file" || failed="$$failed $$file"; done; \
-	if [ -n "$$failed" ]; then echo "failed:$$failed"; exit 1; fi
+bench: $(FULL)/.ready system ## speed claims of the README; LQCOMPILE_BENCH_LONG=1 adds what takes hours
+	@bash scripts/bench.sh $(FULL)/bin/python
 
 lint: $(FULL)/.ready ## ruff and mypy
 	$(FULL)/bin/ruff check .
