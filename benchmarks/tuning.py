@@ -41,7 +41,8 @@ from lqcompile.target import find
 from lqcompile.timing import Stopwatch, spread
 from lqcompile.tuning.budget import parse_budget
 from lqcompile.tuning.guard import guard
-from lqcompile.tuning.tune import Status, TuneResult, tune
+from lqcompile.tuning.outcome import Status, TuneResult
+from lqcompile.tuning.tune import tune
 
 AT_BOUND = 0.9
 """Part of its bound from which on a layer has nothing to gain."""

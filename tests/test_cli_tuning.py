@@ -21,7 +21,7 @@ from lqcompile.cli.tuning import duration, status_line
 from lqcompile.records.tuned import read_tuned
 from lqcompile.tuning import tune as tuning
 from lqcompile.tuning.budget import Budget
-from lqcompile.tuning.tune import Status
+from lqcompile.tuning.outcome import Status
 
 
 @pytest.fixture(scope="module")

@@ -22,8 +22,8 @@ from lqcompile.records.key import make_key
 from lqcompile.target import find
 from lqcompile.tuning import tune as tuning
 from lqcompile.tuning.budget import Budget
+from lqcompile.tuning.outcome import TuneResult
 from lqcompile.tuning.task import Task, make_tasks
-from lqcompile.tuning.tune import TuneResult
 from lqcompile.tuning.work import WRONG, Compare, Measure, Reading
 
 TARGET = find("x86-avx2")

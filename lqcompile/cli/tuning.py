@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from lqcompile.records.key import Key
     from lqcompile.target import Target
     from lqcompile.tuning.boards import Boards
-    from lqcompile.tuning.tune import Status
+    from lqcompile.tuning.outcome import Status
 
 EXAMPLE = "Example: lqcompile tune model.onnx --target x86 --budget 10m -o tuned.tar"
 

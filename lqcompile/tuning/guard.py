@@ -20,7 +20,7 @@ from lqcompile.records.tuned import FILE_NAME, read_tuned, write_tuned
 from lqcompile.runtime import load, using_threads
 from lqcompile.target import Target
 from lqcompile.timing import Stopwatch, spread
-from lqcompile.tuning.tune import TuneResult
+from lqcompile.tuning.outcome import TuneResult
 
 ROUNDS = 31
 

@@ -20,6 +20,7 @@ from tvm.s_tir.meta_schedule.search_strategy import EvolutionarySearch, MeasureC
 from lqcompile.tuning.control import Control
 from lqcompile.tuning.ledger import Ledger, Progress
 from lqcompile.tuning.task import Task
+from lqcompile.tuning.transfer import promising_first
 from lqcompile.tuning.workload import place, read_candidate
 
 POPULATION = 48
@@ -118,6 +119,7 @@ class GuidedSearch(PySearchStrategy):  # type: ignore[misc]
         if self._control.stops():
             return None
         while self._guesses:
+            self._guesses = promising_first(self._guesses, self._task, self._ledger)
             batch, self._guesses = self._guesses[: self._batch], self._guesses[self._batch :]
             self._batch = max(self._batch, self._per_batch)
             placed = [place(self._module, self._task.spaces, guess) for guess in batch]
