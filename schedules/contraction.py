@@ -19,7 +19,7 @@ from tvm.script.ir_builder import tirx as T
 
 from .combine import combine
 from .epilogue import Emitter, Epilogue, fill_halo
-from .isa import Expr, Isa, broadcast, element_bits, load, registers, vector, zero, zeros
+from .isa import Expr, Isa, Registers, broadcast, element_bits, load, registers, vector, zero, zeros
 from .problem import (
     PARALLEL_MIN_US,
     ConvShape,
@@ -192,7 +192,14 @@ class ContractionBuilder:
             for dx in range(columns)
         ]
 
+    def prefetch(self, block: Expr, row: Expr, column: Expr) -> None:
+        """Brings the float32 lines that the epilogue of a tile reads and writes into the cache."""
+        if isinstance(self.isa, Registers) and self.isa.prefetches and self.emitter.has_streams():
+            for pixel in range(self.tile.pixels):
+                self.emitter.prefetch(row, column + pixel, block * self.vectors, self.vectors)
+
     def _tile(self, block: Expr, row: Expr, column: Expr) -> None:
+        self.prefetch(block, row, column)
         self.finish(block, row, column, self.accumulate(block, self.bases(block, row, column)))
 
     def bases(self, block: Expr, row: Expr, column: Expr) -> list[Expr]:

@@ -7,10 +7,11 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 from tvm.script.ir_builder import tirx as T
 
 from .formats import Format
-from .isa import Expr, Isa, constant, fence, load, store, vector
+from .isa import Expr, Isa, constant, fence, load, prefetch, store, vector
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,6 +115,9 @@ class Store:
     complement: bool = False
 
 
+LINE = 16
+"""float32 values in a line of the cache."""
+
 Mode = Literal["float64", "float32", "integer", "real", "sums"]
 
 COMPARED = {"integer": "int32", "real": "float64"}
@@ -199,6 +203,22 @@ def uniform_code(value: Expr, step: UniformStep, isa: Isa) -> Expr:
     return steps + constant(step.zero_point + step.bias, "int32", isa)
 
 
+def trailing_clamps(steps: Sequence[Step]) -> list[ClampStep]:
+    """The stages at the end that are clamps to float32 numbers."""
+    found: list[ClampStep] = []
+    for step in reversed(steps):
+        if not isinstance(step, ClampStep) or any(float(np.float32(at)) != at for at in (step.low, step.high)):
+            break
+        found.insert(0, step)
+    return found
+
+
+def _clamped(value: Expr, step: ClampStep, dtype: str, isa: Isa) -> Expr:
+    if step.low != float("-inf"):
+        value = T.max(value, constant(step.low, dtype, isa))
+    return value if step.high == float("inf") else T.min(value, constant(step.high, dtype, isa))
+
+
 class Emitter:
     """Emits an epilogue for one vector of channels of one pixel at a time.
 
@@ -232,6 +252,21 @@ class Emitter:
         """Index of the first element of pixel (y, x) in a buffer of the format."""
         return pixel_index(form, y, x)
 
+    def has_streams(self) -> bool:
+        """Whether there is anything to `prefetch`."""
+        return bool(self._streams())
+
+    def prefetch(self, y: Expr, x: Expr, block: Expr, vectors: int) -> None:
+        """Brings the float32 lines that `emit` reads and writes into the cache, for some vectors of a pixel.
+
+        They lie beyond the second-level cache, and are read and written in bursts behind the sums of a tile: what
+        waits for them then could have been under way.
+        """
+        for form, buffer in self._streams():
+            first = self.pixel(form, y, x) + block * self.isa.lanes
+            for skip in range(0, vectors * self.isa.lanes, LINE):
+                prefetch(buffer, first + skip)
+
     def emit(self, value: Expr, y: Expr, x: Expr, block: Expr) -> None:
         """Stages, quantizers and stores.
 
@@ -248,20 +283,22 @@ class Emitter:
             for item, output in zip(self.epilogue.stores, self.outputs, strict=True):
                 self._compare(item, output, value, parameters, y, x, block)
             return
-        stream = self._steps(value, self.epilogue.steps, parameters, residuals, y, x, channel)
-        if self.epilogue.mode == "float64" or self.epilogue.steps:
-            stream = T.bind(T.cast(stream, vector("float32", self.isa)))
+        stream = self._rounded(value, self.epilogue.steps, parameters, residuals, y, x, channel)
         for item, output in zip(self.epilogue.stores, self.outputs, strict=True):
             if item.per_channel:
                 self._compare(item, output, stream, parameters, y, x, block)
                 continue
             result = stream
             if item.steps:
-                widened = T.cast(stream, vector("float64", self.isa))
-                chain = self._steps(widened, item.steps, parameters, residuals, y, x, channel)
-                result = T.bind(T.cast(chain, vector("float32", self.isa)))
+                result = self._rounded(stream, item.steps, parameters, residuals, y, x, channel)
             with self._inside(item.format, channel):
                 self._store(item, output, result, y, x, block)
+
+    def _streams(self) -> list[tuple[Format, Any]]:
+        """Formats and buffers of the float32 tensors that are read and written."""
+        read = list(zip(self.epilogue.residuals(), self.residuals, strict=True))
+        written = [(item.format, buffer) for item, buffer in zip(self.epilogue.stores, self.outputs, strict=False)]
+        return [(form, buffer) for form, buffer in read + written if form.kind == "f32"]
 
     def _compare(self, item: Store, output: Expr, value: Expr, parameters: Any, y: Expr, x: Expr, block: Expr) -> None:
         """Stores the levels that thresholds of each channel give."""
@@ -283,6 +320,22 @@ class Emitter:
         stack.enter_context(T.Then())
         return stack
 
+    def _rounded(
+        self, value: Expr, steps: Sequence[Step], parameters: Any, residuals: Any, y: Expr, x: Expr, channel: Expr
+    ) -> Expr:
+        """The stages in float64, rounded to float32; clamps at their end follow the rounding, which keeps the order."""
+        isa = self.isa
+        single = vector("float32", isa)
+        clamps = trailing_clamps(steps)
+        chain = steps[: len(steps) - len(clamps)]
+        if chain or self.epilogue.mode == "float64":
+            # LLVM 22 compares the float64 in its place otherwise, two vectors for one.
+            stream = self._steps(value, chain, parameters, residuals, y, x, channel)
+            value = T.bind(fence(T.cast(stream, single), single, isa))
+        for step in clamps:
+            value = T.bind(_clamped(value, step, "float32", isa))
+        return value
+
     def _steps(
         self, value: Expr, steps: Sequence[Step], parameters: Any, residuals: Any, y: Expr, x: Expr, channel: Expr
     ) -> Expr:
@@ -297,10 +350,7 @@ class Emitter:
                 if step.shifted:
                     value = value + load(next(parameters), channel, isa)
             elif isinstance(step, ClampStep):
-                if step.low != float("-inf"):
-                    value = T.max(value, constant(step.low, "float64", isa))
-                if step.high != float("inf"):
-                    value = T.min(value, constant(step.high, "float64", isa))
+                value = _clamped(value, step, "float64", isa)
             elif isinstance(step, LeakyStep):
                 zero = constant(0.0, "float64", isa)
                 below = fence(T.min(value, zero) * load(next(parameters), channel, isa), double, isa)

@@ -50,9 +50,14 @@ class Isa(Protocol):
 
 
 class Registers:
-    """Vectors that are values of their own, as CPUs have them (on a GPU the lanes are threads)."""
+    """Vectors that are values of their own, as CPUs have them (on a GPU the lanes are threads).
+
+    Attributes:
+        prefetches: whether tiles ask for lines of the cache before they need them.
+    """
 
     lanes: int
+    prefetches: bool = False
 
     def vector(self, dtype: str) -> str:
         """A TensorIR vector type."""
@@ -106,6 +111,12 @@ def load(buffer: Expr, index: Expr, isa: Isa) -> Expr:
 def store(buffer: Expr, value: Expr, index: Expr, isa: Isa) -> None:
     """One vector to consecutive elements."""
     isa.store(buffer, value, index)
+
+
+def prefetch(buffer: Expr, index: Expr) -> None:
+    """Asks for the line of the cache that holds an element, to be written too; it may lie outside the buffer."""
+    write, nearest, data = 1, 3, 1
+    T.evaluate(T.call_intrin("void", "tirx.prefetch", T.address_of(buffer[index]), write, nearest, data))
 
 
 def fence(value: Expr, dtype: str, isa: Isa) -> Expr:

@@ -70,13 +70,13 @@ def fits(
     return plain and channels >= FEWEST_CHANNELS and min(outputs) >= 2
 
 
-def tile_grid(shape: ConvShape) -> tuple[int, int]:
-    """Rows and columns of input tiles.
+def tile_grid(shape: ConvShape, step: int = 2) -> tuple[int, int]:
+    """Rows and columns of input tiles of `step` rows and columns of outputs.
 
     Outputs of the last tiles overlap those of their neighbours, where a pooling does not drop them anyway.
     """
-    up = 0 if shape.pool != (1, 1) else 1
-    return (shape.out_height + up) // 2, (shape.out_width + up) // 2
+    up = 0 if shape.pool != (1, 1) else step - 1
+    return (shape.out_height + up) // step, (shape.out_width + up) // step
 
 
 def winograd_tile(shape: ConvShape, blocks: int | None) -> Tile:
@@ -86,7 +86,15 @@ def winograd_tile(shape: ConvShape, blocks: int | None) -> Tile:
 
 
 class TileBuilder(ContractionBuilder, ABC):
-    """Loop nests over input tiles, which are numbered row by row and multiplied in groups."""
+    """Loop nests over input tiles, which are numbered row by row and multiplied in groups.
+
+    Attributes:
+        side: rows and columns of an input tile.
+        step: rows and columns of its outputs.
+        group_tiles: input tiles that are multiplied together, about.
+    """
+
+    side, step, group_tiles = SIDE, 2, GROUP_TILES
 
     def __init__(
         self,
@@ -100,9 +108,9 @@ class TileBuilder(ContractionBuilder, ABC):
     ) -> None:
         super().__init__(isa, family, shape, tile, rule, epilogue, parallel)
         self.pooled = shape.pool != (1, 1)
-        self.rows, self.columns = tile_grid(shape)
+        self.rows, self.columns = tile_grid(shape, self.step)
         self.tiles = self.rows * self.columns
-        self.group = min(self.tiles, max(tile.pixels, -(-self.tiles // -(-self.tiles // GROUP_TILES))))
+        self.group = min(self.tiles, max(tile.pixels, -(-self.tiles // -(-self.tiles // self.group_tiles))))
         self.groups = -(-self.tiles // self.group)
         self.together = min(tile.pixels, self.group)
         self.turns = -(-self.group // self.together)
@@ -115,10 +123,27 @@ class TileBuilder(ContractionBuilder, ABC):
 
     def corner(self, tile: Expr) -> tuple[Expr, Expr]:
         """First output row and column of a tile."""
-        row, column = tile // self.columns * 2, tile % self.columns * 2
+        row, column = tile // self.columns * self.step, tile % self.columns * self.step
         if self.pooled:
             return T.bind(row), T.bind(column)
-        return T.bind(T.min(row, self.shape.out_height - 2)), T.bind(T.min(column, self.shape.out_width - 2))
+        last_row, last_column = self.shape.out_height - self.step, self.shape.out_width - self.step
+        return T.bind(T.min(row, last_row)), T.bind(T.min(column, last_column))
+
+    def prefetch_tiles(self, first: Expr, block: Expr, vectors: int) -> None:
+        """Brings the float32 lines of the outputs of a group of tiles, from tile `first` on, into the cache."""
+        if not self.emitter.has_streams():
+            return
+        with T.serial(0, self.group) as tile:
+            row, column = self.corner(first + tile)
+            if self.pooled:
+                self.emitter.prefetch(row // 2, column // 2, block, vectors)
+                return
+            with T.serial(0, self.step) as dy, T.serial(0, self.step) as dx:
+                self.emitter.prefetch(row + dy, column + dx, block, vectors)
+
+    def output_map(self, line: Sequence[Expr]) -> Sequence[Expr]:
+        """A times vectors."""
+        return output_map(line)
 
     def transformed(self, tile: Expr, part: Expr, lanes: int) -> Iterator[tuple[int, int, Expr]]:
         """V of a tile: (row, column, vector), for channels number ``part * lanes`` and on."""
@@ -137,11 +162,11 @@ class TileBuilder(ContractionBuilder, ABC):
         """The outputs of a tile for one vector of channels, from its sums at each position."""
         shape, lanes = self.shape, self.isa.lanes
         row, column = self.corner(tile)
-        lines = [output_map([T.bind(sums(i, j)) for i in range(SIDE)]) for j in range(SIDE)]
+        lines = [self.output_map([T.bind(sums(i, j)) for i in range(self.side)]) for j in range(self.side)]
         pooled: Expr = None
-        for dy in range(2):
-            for dx, value in enumerate(output_map([line[dy] for line in lines])):
-                result = self.result(value, 2 * dy + dx, block)
+        for dy in range(self.step):
+            for dx, value in enumerate(self.output_map([line[dy] for line in lines])):
+                result = self.result(value, self.step * dy + dx, block)
                 if self.epilogue.mode == "sums":
                     pixel = (row + dy) * shape.out_width + column + dx
                     T.buffer_store(self.outputs[0], result, [T.ramp((pixel * shape.blocks + block) * lanes, 1, lanes)])

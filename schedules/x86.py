@@ -17,6 +17,7 @@ from .winograd import winograd_tile
 from .words import FloatFma
 from .x86_amx import DotTiles
 from .x86_amx_tile import best_group, tile_groups
+from .x86_cells import DotCells
 from .x86_dot8 import DotPairs, DotRows
 from .x86_families import X86, DotVnni, PopcountBytes, PopcountCarrySave, PopcountLanes
 from .x86_lut import Lookup
@@ -33,6 +34,7 @@ def machine(target: Target) -> X86:
         vnni=not {"avx512_vnni", "avx_vnni"}.isdisjoint(target.features),
         vector_popcount="avx512_vpopcntdq" in target.features,
         amx="amx_int8" in target.features,
+        prefetches=target.lanes == 8,  # not measured with wider vectors
     )
 
 
@@ -112,7 +114,7 @@ def tile(
     """
     if isinstance(kind, DotTiles):
         return best_group(shape, rule, blocks)
-    if isinstance(kind, WinogradBytes) or (isinstance(kind, Packed) and kind.tiled(shape)):
+    if _on_tiles(kind, shape):
         return winograd_tile(shape, blocks)
     if isinstance(kind, PairLookup):
         vectors = -(-shape.blocks * isa.lanes // kind.channels)
@@ -162,7 +164,7 @@ def space(
     best = tile(isa, kind, shape, rule, pool, blocks=counts[0])
     if isinstance(kind, DotTiles):
         return Space(tiles=distinct([best, *(group for count in counts for group in tile_groups(shape, rule, count))]))
-    if isinstance(kind, WinogradBytes) or (isinstance(kind, Packed) and kind.tiled(shape)):
+    if _on_tiles(kind, shape):
         return Space(tiles=distinct([best, *(tile(isa, kind, shape, rule, pool, count) for count in counts)]))
     if isinstance(kind, PairLookup):
         return pair_space(kind, shape, -(-shape.blocks * isa.lanes // kind.channels), counts)
@@ -172,6 +174,11 @@ def space(
     # Carry-save adders take eight words at a time anyway, and depthwise kernels have no loop over words.
     looped = len(unrolled) > 1 and not kind.carry_save and not isinstance(kind, Depthwise)
     return Space(tiles=tiles, knobs={"unroll": unrolled} if looped else {})
+
+
+def _on_tiles(kind: Family, shape: ConvShape) -> bool:
+    """Whether a family multiplies transformed tiles."""
+    return isinstance(kind, WinogradBytes | DotCells) or (isinstance(kind, Packed) and kind.tiled(shape))
 
 
 def _accumulators(isa: X86, kind: Family) -> int:

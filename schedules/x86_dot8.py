@@ -17,6 +17,7 @@ from .isa import Expr, broadcast
 from .problem import ConvShape
 from .words import Words
 from .x86_bytes import DotBytes, DotBytesWide, multiply_words, words_type
+from .x86_cells import DotCells
 from .x86_families import X86
 from .x86_winograd import FEWEST_SUMMED, WinogradBytes
 
@@ -75,6 +76,10 @@ class DotRows(Words):
     weight_dtype: str = "int32"
     word_elements: int = 2
     cycles: float = 0.5
+
+    def with_cells(self, serve: Callable[[], bool]) -> Words:
+        """The family on tiles of cells, where `serve` says so; not with 512 bits, where none was measured."""
+        return DotCells(isa=self.isa) if self.isa.lanes == 8 and serve() else self
 
     def nest(self, shape: ConvShape) -> ConvShape:
         """One column of taps, as long as the row."""

@@ -31,6 +31,7 @@ class X86(Registers):
     vnni: bool
     vector_popcount: bool
     amx: bool = False
+    prefetches: bool = False
 
     @property
     def accumulators(self) -> int:

@@ -122,6 +122,7 @@ class WinogradBuilder(TileBuilder):
             self._transform(first + tile, tile)
         with T.serial(0, stacks) as stack:
             block = T.bind(index // self.groups * stacks + stack)
+            self.prefetch_tiles(first, block * self.tile.blocks, self.tile.blocks)
             with T.serial(0, SIDE) as i, T.serial(0, SIDE) as j:
                 self._multiply(block, i, j)
             with T.serial(0, self.group) as tile, T.serial(0, self.tile.blocks) as n:

@@ -390,8 +390,10 @@ class _Lower:
         if self.schedule.image_kind(self.isa) == "u8" or not plain:
             return replace(form, align=INPUT_CHANNELS)
         top, left, bottom, right = form.halo
-        # One more column: the last word of a row of taps may end in it.
-        return replace(form, kind="i16", align=1, halo=(top, left, bottom, right + 1), pad=0)
+        # The last word of a row of taps may end behind it, and so may the last cell of pixels.
+        geometries = [reader.geometry for reader in readers if isinstance(reader, Contraction)]
+        more = max([1, *(-geometry.kernel[1] % geometry.strides[1] for geometry in geometries)])
+        return replace(form, kind="i16", align=1, halo=(top, left, bottom, right + more), pad=0)
 
     def _concat(self, region: Region, stores: list[tuple[Output, Tensor]]) -> None:
         sources = [self._tensor(name, "f32", region.name) for name in region.inputs]

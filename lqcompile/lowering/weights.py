@@ -13,7 +13,7 @@ from lqcompile.graph.specs import Int8Weights, LowBitWeights, Quantizer
 from lqcompile.lowering import parameters as pack
 from lqcompile.lowering.families import BYTE_FAMILIES
 from lqcompile.lowering.sums import Sums
-from lqcompile.lowering.winograd import fits, winograd_run
+from lqcompile.lowering.winograd import cells_serve, fits, winograd_run
 from lqcompile.schedules.problem import SumRule
 
 LARGEST_CODE = 255
@@ -97,7 +97,9 @@ def _dot8(sums: Sums, schedule: Any, isa: Any, family: Any, *, depthwise: bool, 
         return PackedWeights(family=family, rule=ONE_SUM, words=words, basis=np.empty(0))
     dense = pack.dense(signed, operation.geometry, operation.in_shape[0])
     if sums.kind == "i16":
-        family, words = schedule.family(isa, "rows"), pack.pack_row_words(dense)
+        rows = schedule.family(isa, "rows")
+        family = rows.with_cells(lambda: pool == (1, 1) and cells_serve(operation, dense))
+        words = pack.pack_row_words(dense)
         return PackedWeights(family=family, rule=ONE_SUM, words=words, basis=np.empty(0))
     largest = int(sums.quantizer.basis.sum()) if isinstance(sums.quantizer, Quantizer) else LARGEST_CODE
 

@@ -8,8 +8,14 @@ import numpy as np
 import numpy.typing as npt
 
 from lqcompile.graph.plan import Contraction
-from lqcompile.schedules import winograd
+from lqcompile.schedules import winograd, x86_cells
 from lqcompile.schedules.x86_winograd import LARGEST_CODE, LARGEST_SUM, LARGEST_TAP, RANGE, transformed
+
+LARGEST_BYTE = 255
+"""Of 8-bit codes less their zero point, in magnitude."""
+
+LARGEST_REACH = 4
+"""Taps in cells for which V and U fit 16 bits."""
 
 
 def fits(contraction: Contraction, pool: tuple[int, int]) -> bool:
@@ -49,3 +55,26 @@ def winograd_run(values: npt.NDArray[Any], largest: int) -> int:
         if words % run == 0 and all(side.reshape(shape).sum(axis=2, dtype=np.int32).max() <= limit for side in sides):
             return run
     return 0
+
+
+def cells_serve(contraction: Contraction, values: npt.NDArray[np.int8]) -> bool:
+    """Whether a first layer can run on transformed tiles of cells (`lqcompile.schedules.x86_cells`), and gains by it.
+
+    Args:
+        contraction: the layer; it reads 8-bit codes of few channels, less their zero point.
+        values: its weights, int8[O, C, kh, kw].
+    """
+    geometry = contraction.geometry
+    rows, columns = geometry.kernel
+    taps = x86_cells.reach(geometry.kernel, geometry.strides)
+    if geometry.group > 1 or geometry.dilations != (1, 1) or not 2 <= taps <= LARGEST_REACH:
+        return False
+    wide = x86_cells.SIDE * geometry.strides[0] * values.shape[1] >= x86_cells.LANES
+    if not wide or min(contraction.out_shape[1:]) < x86_cells.SIDE + 1 - taps:
+        return False
+    if rows * -(-columns * values.shape[1] // 2) < x86_cells.FEWEST_WORDS:
+        return False
+    most = int(np.abs(values.astype(np.int64)).sum(axis=(1, 2, 3)).max()) * LARGEST_BYTE
+    largest = int(np.abs(x86_cells.transformed(values, geometry.strides[0])).max())
+    fitting: bool = most <= x86_cells.LARGEST_SUM and largest <= x86_cells.LARGEST_TAP
+    return fitting
