@@ -20,6 +20,12 @@ ACCUMULATORS = 4
 STACK_BYTES = 16 << 10
 """Most bytes of sums on their way to the epilogue."""
 
+LATENCY_CYCLES = 52
+"""From one product to the next that adds to the same sums (the same manual): what fewer than four do not fill."""
+
+GROUP_CYCLES = 32
+"""What a group takes besides: its addresses, zeros, and a loop that ends. An estimate."""
+
 EPILOGUE_CYCLES = 8
 """Of one vector of channels, on two vector ports."""
 
@@ -123,7 +129,7 @@ def blocks_of(tiles: int, columns: int) -> list[Pass]:
 
 
 def group_cycles(shape: ConvShape, rule: SumRule, tile: TileGroup) -> float:
-    """Estimated cycles of one group: products or loads, whichever is slower, or the epilogue beside them."""
+    """Estimated cycles of one group: products, loads or latency, whichever is slowest, or the epilogue beside them."""
     segments = Segments.of(shape)
     slab = segments.steps * shape.weight_planes * tile.blocks * segments.depth * CHANNELS
     whole = slab * (shape.blocks // tile.blocks)
@@ -139,9 +145,10 @@ def group_cycles(shape: ConvShape, rule: SumRule, tile: TileGroup) -> float:
         # A product with fewer rows takes fewer cycles, but not by as much: no manual says by how much.
         products = len(block.tiles) * len(block.columns) * (tile.rows + TILE_ROWS) / 2
         # Loads and products overlap, but not wholly.
-        cycles += segments.steps * (max(products, loads) + min(products, loads) / 8)
+        busy = max(products, loads) + min(products, loads) / 8
+        cycles += segments.steps * max(busy, LATENCY_CYCLES)
     vectors = tile.down * tile.across * tile.rows * tile.blocks
-    return max(cycles, float(vectors * EPILOGUE_CYCLES))
+    return max(cycles, float(vectors * EPILOGUE_CYCLES)) + GROUP_CYCLES
 
 
 def tile_groups(shape: ConvShape, rule: SumRule, blocks: int | None = None) -> list[TileGroup]:

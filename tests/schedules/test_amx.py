@@ -161,6 +161,26 @@ def test_every_tile_that_a_measurement_tries_has_a_group(size: int, pool: tuple[
     assert tried and all(isinstance(tile, TileGroup) for candidates in tried for tile in candidates)
 
 
+@pytest.mark.parametrize(("inputs", "kernel", "stride"), [(3, 7, 2), (64, 1, 2), (64, 3, 1), (128, 3, 2)])
+def test_groups_multiply_four_tiles_in_a_step(inputs: int, kernel: int, stride: int) -> None:
+    """Fewer would wait for the sums of the step before, whatever the epilogue takes."""
+    size = 55 * stride + kernel
+    source = Format(kind="u8", channels=inputs, height=size, width=size, align=4 if inputs == 3 else 16)
+    shape = ConvShape(
+        source=source,
+        kernel=(kernel, kernel),
+        strides=(stride, stride),
+        dilations=(1, 1),
+        origin=(0, 0),
+        out_height=56,
+        out_width=56,
+        blocks=8,
+        words=-(-inputs // 4),
+    )
+    group = best_group(shape, SumRule())
+    assert group.down * group.across * group.blocks == ACCUMULATORS
+
+
 def test_blocks_that_no_group_has_are_refused() -> None:
     with pytest.raises(ValueError, match=r"^no group of tiles has 5 tiles of channels$"):
         best_group(random_shape(np.random.default_rng(0)), SumRule(), 5)
