@@ -52,9 +52,13 @@ def classifier(tmp_path_factory, shared_target):
 
 
 @pytest.fixture
-def call(capsys):
-    """Runs a command in this process: exit code, standard output, standard error."""
+def call(capsys, monkeypatch):
+    """Runs a command in this process: exit code, standard output, standard error without how far it was."""
     from lqcompile import cli
+    from lqcompile.cli import console
+
+    # How many lines of progress there are is a matter of how busy the machine is.
+    monkeypatch.setattr(console, "_lines", lambda _what, _line_s: lambda _doing, _done: None)
 
     def run(*arguments):
         code = cli.main([str(item) for item in arguments])

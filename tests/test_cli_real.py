@@ -25,7 +25,8 @@ def network(tmp_path_factory, shared_target):
     done = subprocess.run(
         [sys.executable, "-m", "lqcompile", *command], cwd=folder, capture_output=True, text=True, timeout=600
     )
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.returncode == 0, done.stderr
+    assert all(line.startswith("Building model.onnx: ") for line in done.stderr.splitlines()), done.stderr
     assert sorted(entry.name for entry in folder.iterdir()) == ["model.onnx", "model.tar"]
     return folder, json.loads(done.stdout)
 
