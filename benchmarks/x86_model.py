@@ -1,0 +1,126 @@
+"""Inner loops of x86 kernels for processors that are not here, as llvm-mca sees them: estimates, not measurements.
+
+    python benchmarks/x86_model.py
+
+Three tables, with all data in the first-level cache. How far llvm-mca is off where this can be told: loops of
+benchmarks/ports.py on Zen 3, to hold against what that measures. Innermost loops of compiled layers on the processor of
+their target, in multiply-accumulates per cycle (of plane pairs, for popcount). For AMX, of which LLVM has no model, the
+groups of tiles of each layer of ResNet-18 and what the compiler's own estimate of them is (schedules/x86_amx_tile.py).
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Sequence
+
+from lqcompile.schedules import x86
+from lqcompile.schedules.x86_amx_tile import Segments, best_group, group_cycles
+from port_model.kernels import LAYER, NETWORKS, layer_plan
+from port_model.llvm_mca import X86_64, ModelError, analyse, find, version
+from port_model.loops import functions
+from port_model.tables import table
+from ports import LOOPS
+
+from lqcompile.codegen import compile_driver
+from lqcompile.lowering.driver import lower_program
+from lqcompile.lowering.layers import _Lowering
+from lqcompile.lowering.lower import contraction_layers, lower
+from lqcompile.target import find as find_target
+
+MACS = {"popcount": {"vpopcnt": 512}, "dot8": {"vpdpbusd": 64, "vpmaddubsw": 64}}
+"""Instruction to the multiply-accumulates of one on 64 bytes; on 32 it is half."""
+
+KERNELS = (
+    ("x86-avx512-vpopcntdq", "icelake-server", "popcount", (1, 1), 1),
+    ("x86-avx512-vpopcntdq", "icelake-server", "popcount", (1, 2), 1),
+    ("x86-avx512-vpopcntdq", "icelake-server", "dot8", (2, 2), 1),
+    ("x86-avx512-vnni", "cascadelake", "dot8", (2, 2), 1),
+    ("x86-avx512", "skylake-avx512", "dot8", (2, 2), 1),
+    ("x86-avx-vnni", "alderlake", "dot8", (2, 2), 1),
+)
+"""Target, processor of LLVM's, family, bits, and layer of ResNet-18."""
+
+
+def macs(lines: Sequence[str], family: str) -> int:
+    """Multiply-accumulates of some instructions."""
+    found = 0
+    for line in lines:
+        name = next((name for name in MACS[family] if line.removeprefix("{vex}\t").startswith(name)), None)
+        if name:
+            found += MACS[family][name] // (1 if "zmm" in line else 2)
+    return found
+
+
+def innermost(lines: Sequence[str], family: str) -> list[str]:
+    """Instructions of the loop without a loop inside that multiplies most."""
+    at = {line[:-1]: index for index, line in enumerate(lines) if line.endswith(":")}
+    loops = []
+    for index, line in enumerate(lines):
+        jump = re.match(r"j\w+\t(\S+)$", line)
+        if jump and at.get(jump[1], index) < index:
+            loops.append((at[jump[1]], index))
+    bodies = [
+        [line for line in lines[first : last + 1] if not line.endswith(":")]
+        for first, last in loops
+        if not any(first < other and end < last for other, end in loops)
+    ]
+    return max(bodies, key=lambda body: macs(body, family) / len(body))
+
+
+def kernel_row(tool: str, target: str, core: str, family: str, bits: tuple[int, int], layer: int) -> list[str]:
+    """One row of the table of kernels."""
+    shape, machine = NETWORKS["ResNet-18"][layer], find_target(target)
+    plan = layer_plan(shape, bits)
+    program = lower(plan, machine, families={region.name: family for region in plan.regions[1:]})
+    _, driver = lower_program(program)
+    text: str = compile_driver(driver, machine).mod.inspect_source("asm")
+    code = [lines for name, lines in functions(text).items() if LAYER in name and "sums" not in name]
+    body = max((innermost(lines, family) for lines in code if macs(lines, family)), key=len)
+    cycles = analyse(tool, core, {"loop": body}, X86_64)["loop"].simulated
+    spills = sum("(%rsp" in line for line in body)
+    rate = f"{macs(body, family) / cycles:.0f}"
+    return [target, core, f"W{bits[0]}A{bits[1]}", family, f"{cycles:.1f}", rate, str(spills)]
+
+
+def check_row(tool: str, name: str) -> list[str]:
+    """One row of the table of what can be measured here."""
+    body = LOOPS[name][0].replace("%%", "%").replace("%1", "%rsi").replace("%2", "%rdi")
+    cycles = analyse(tool, "znver3", {"loop": [*body.splitlines(), "dec %r8"]}, X86_64)["loop"].simulated
+    return [name, f"{cycles:.1f}"]
+
+
+def tile_rows() -> list[list[str]]:
+    """The table of AMX, and the sum over the network."""
+    target, rows, total = find_target("x86-amx"), [], 0.0
+    for shape in NETWORKS["ResNet-18"]:
+        layer = contraction_layers(layer_plan(shape, (2, 2)), target)[LAYER]
+        lowering = _Lowering(layer, target, x86, LAYER)
+        contraction, rule = lowering.shape, lowering.rule
+        group = best_group(contraction, rule)
+        across, down = group.steps(contraction)
+        groups = across * down * contraction.blocks // group.blocks
+        cycles = groups * group_cycles(contraction, rule, group)
+        total += shape.count * cycles
+        tiles = f"{group.down}x{group.across}x{group.blocks} of {group.rows} rows"
+        share = f"{100 * shape.macs / 1024 / cycles:.0f} %"
+        rows.append([shape.name, str(shape.count), tiles, str(Segments.of(contraction).steps), f"{cycles:.0f}", share])
+    return [*rows, ["all", "", "", "", f"{total:.0f}", ""]]
+
+
+def main() -> None:
+    """Print the tables."""
+    try:
+        tool = find()
+        print(f"Estimates by llvm-mca {version(tool)}, not measurements\n")
+        print(table(("loop of benchmarks/ports.py, on Zen 3", "cycles"), [check_row(tool, name) for name in LOOPS]))
+        head = ("target", "processor", "bits", "family", "cycles of a step", "per cycle", "spills")
+        print("\n" + table(head, [kernel_row(tool, *kernel) for kernel in KERNELS]))
+    except ModelError as error:
+        sys.exit(str(error))
+    head = ("layer on AMX", "times", "tiles of a group", "steps", "cycles", "of 1024 per cycle")
+    print("\n" + table(head, tile_rows()))
+
+
+if __name__ == "__main__":
+    main()
