@@ -169,3 +169,32 @@ def test_no_loop_beats_its_bound() -> None:
     assert set(rates["cortex-a72"]["int8"]) == {"int8 SMULL"}
     assert max(rates["neoverse-n1"]["int8"].values()) <= 32.1
     assert max(rates["cortex-a72"]["popcount"].values()) <= 93.2
+
+
+X86_LOOPS = """f:
+	xorl	%eax, %eax
+.LBB0_1:
+	vpxor	%ymm0, %ymm0, %ymm0
+	vpdpbusd	%ymm1, %ymm2, %ymm3
+.LBB0_2:
+	vpbroadcastd	(%rdi,%rax), %ymm2
+	{vex}	vpdpbusd	(%rsi,%rax), %ymm2, %ymm0
+	vpdpbusd	%zmm4, %zmm5, %zmm6
+	addq	$4, %rax
+	jne	.LBB0_2
+	decl	%ecx
+	jne	.LBB0_1
+	retq
+"""
+
+
+def test_the_innermost_x86_loop_is_found() -> None:
+    """Of AVX-VNNI the prefix stands before the instruction; a vector of 64 bytes multiplies twice as many."""
+    from port_model.loops import functions
+    from x86_model import innermost, macs
+
+    ((_, lines),) = functions(X86_LOOPS).items()
+    body = innermost(lines, "dot8")
+    assert len(body) == 5 and body[-1] == "jne\t.LBB0_2"
+    assert macs(body, "dot8") == 32 + 64
+    assert macs(lines, "dot8") == 32 + 32 + 64

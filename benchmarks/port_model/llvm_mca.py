@@ -12,6 +12,10 @@ from dataclasses import dataclass
 ITERATIONS = 200
 """Repeats of a sequence: enough that start and end weigh under 1 %."""
 
+AARCH64 = ("-mtriple=aarch64-linux-gnu", "-mattr=+dotprod,+i8mm")
+X86_64 = ("-mtriple=x86_64-linux-gnu",)
+"""Options for an architecture."""
+
 
 class ModelError(Exception):
     """llvm-mca is missing, or an assembly has a form that the model does not know."""
@@ -50,7 +54,9 @@ def version(tool: str) -> str:
     return match[1] if match else "unknown"
 
 
-def analyse(tool: str, core: str, sequences: Mapping[str, Sequence[str]]) -> dict[str, Cycles]:
+def analyse(
+    tool: str, core: str, sequences: Mapping[str, Sequence[str]], architecture: Sequence[str] = AARCH64
+) -> dict[str, Cycles]:
     """Cycles per pass of each sequence of instructions (without labels) on `core`.
 
     Raises:
@@ -59,13 +65,7 @@ def analyse(tool: str, core: str, sequences: Mapping[str, Sequence[str]]) -> dic
     lines = []
     for name, sequence in sequences.items():
         lines += [f"// LLVM-MCA-BEGIN {name}", *sequence, f"// LLVM-MCA-END {name}"]
-    command = [
-        tool,
-        "-mtriple=aarch64-linux-gnu",
-        f"-mcpu={core}",
-        "-mattr=+dotprod,+i8mm",
-        f"-iterations={ITERATIONS}",
-    ]
+    command = [tool, *architecture, f"-mcpu={core}", f"-iterations={ITERATIONS}"]
     command += ["-instruction-info=0", "-resource-pressure=0", "--json"]
     result = subprocess.run(command, input="\n".join(lines) + "\n", capture_output=True, text=True, check=False)
     if result.returncode:

@@ -75,7 +75,7 @@ def functions(assembly: str) -> dict[str, list[str]]:
         if symbol and (threads or not symbol[1].startswith(".L")):
             name = f"{name} in threads" if threads else symbol[1]
             lines = found.setdefault(name, [])
-        elif (symbol and symbol[1].startswith(".LBB")) or re.match(r"\t[a-z]", line):
+        elif (symbol and symbol[1].startswith(".LBB")) or re.match(r"\t[a-z{]", line):
             lines.append(line.strip())
     return found
 
