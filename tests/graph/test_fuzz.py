@@ -115,7 +115,7 @@ DAMAGES = (
 )
 
 PROGRAMS = st.lists(st.tuples(st.sampled_from(sorted(OPERATORS)), st.integers(0, 11)), min_size=1, max_size=7)
-QUICK = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+QUICK = settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def planned(model: onnx.ModelProto) -> Plan | None:
@@ -140,7 +140,7 @@ def test_every_whole_graph_has_a_plan_or_a_reason(seed: int, program: list[tuple
 
 @pytest.mark.parametrize("kind", DAMAGES)
 def test_every_damage_is_one_line_or_harmless(kind: str) -> None:
-    @settings(QUICK, max_examples=40)
+    @settings(QUICK, max_examples=25)
     @given(seed=st.integers(0, 99), program=PROGRAMS, number=st.integers(0, 1000))
     def damaged(seed: int, program: list[tuple[str, int]], number: int) -> None:
         model = grow(seed, program)
