@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import torch
 import torch.distributed as dist
 from tiny_training import data, make, recipe
 from torch import nn
+from torch.distributed.run import parse_args
 from torch.nn.parallel import DistributedDataParallel
 
 from lqcompile.nn import quantize
@@ -134,3 +136,12 @@ def test_alone():
 
 if __name__ == "__main__":
     process(Path(sys.argv[1]), int(sys.argv[2]))
+
+
+def test_the_documented_command_passes_every_option_on():
+    """torchrun takes ``--start`` for one of its own, unless a ``--`` stands before the program."""
+    page = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
+    (command,) = re.findall(r"`torchrun (.+?) RECIPE \.\.\.`", page)
+    call = ["low.toml", "--data", "data", "-o", "runs/low", "--start", "runs/float"]
+    found = parse_args([*command.split(), *call])
+    assert (found.module, found.training_script, found.training_script_args) == (True, "lqcompile", ["train", *call])
