@@ -15,6 +15,7 @@ import onnx
 import pytest
 import typer
 from onnx import helper, numpy_helper
+from rich.console import Console
 
 from lqcompile import cli
 from lqcompile.cli import console
@@ -472,6 +473,17 @@ def test_another_error_of_the_system_is_not_hidden(call, compiler, monkeypatch):
     monkeypatch.setattr(sys.modules["lqcompile.build"], "build", fail)
     with pytest.raises(OSError, match="Input/output error"):
         call("build", "m.onnx")
+
+
+def test_a_narrow_terminal_breaks_no_figure(capsys, monkeypatch):
+    monkeypatch.setattr(console, "_console", lambda: Console(width=80, force_terminal=True, color_system=None))
+    figures = [f"{10 ** (4 + index):,}" for index in range(7)]
+    columns = ["layer", "operator", *(f"some figures of {index}" for index in range(7))]
+    console.print_table("model.onnx", columns, [("node_lq_conv2d_1", "LQConv", *figures)])
+    lines = capsys.readouterr().out.splitlines()
+    assert all(len(line) <= 80 for line in lines)
+    assert sum("node_lq_conv2d_1" in line for line in lines) > 1
+    assert all(any(figure in line.split() for line in lines) for figure in figures)
 
 
 def test_progress_without_a_terminal_is_a_line_now_and_then(capsys, monkeypatch):

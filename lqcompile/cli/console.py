@@ -25,6 +25,9 @@ INTERRUPTED = 130
 LINE_S = 10.0
 """Seconds between two lines of progress, where there is no terminal."""
 
+EDGES = 2
+"""Columns of a terminal that the edges of a table take."""
+
 _FILE_WIDTH = 160
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
@@ -42,16 +45,33 @@ def print_text(text: str) -> None:
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Print a table, without a head where all names are empty; columns of figures are set to the right."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_header=any(columns))
-    for index, name in enumerate(columns):
-        right = index > 0 and all(str(row[index])[:1] in "0123456789-" for row in rows)
-        table.add_column(name, justify="right" if right else "left", overflow="fold", no_wrap=index == 0)
-    for row in rows:
-        table.add_row(*(_escape(str(cell)) for cell in row))
+    """Print a table, without a head where all names are empty; columns of figures are set to the right.
+
+    Where a terminal is too narrow for it, several tables, each with the first column.
+    """
     console = _console()
     console.print(f"[bold]{_escape(title)}[/bold]", highlight=False)
-    console.print(table)
+    parts = columns_that_fit(columns, rows, console.width) if console.is_terminal else [list(range(len(columns)))]
+    for part in parts:
+        console.print(_table([columns[index] for index in part], [[row[index] for index in part] for row in rows]))
+
+
+def columns_that_fit(columns: Sequence[str], rows: Sequence[Sequence[object]], width: int) -> list[list[int]]:
+    """Numbers of the columns that fit beside each other without breaking a word, the first column in every part.
+
+    Example:
+        >>> columns_that_fit(("layer", "kernel", "MACs"), [("conv1", "lut", "1,806,336")], 24)
+        [[0, 1], [0, 2]]
+    """
+    cells = zip(columns, *rows, strict=True)
+    words = [[word for cell in column for word in str(cell).split()] for column in cells]
+    needed = [2 + max(map(len, found), default=0) for found in words]
+    parts = [[0]]
+    for index in range(1, len(columns)):
+        if len(parts[-1]) > 1 and sum(needed[other] for other in (*parts[-1], index)) > width - EDGES:
+            parts.append([0])
+        parts[-1].append(index)
+    return parts
 
 
 @contextmanager
@@ -94,6 +114,16 @@ def in_kilobytes(size: float) -> str:
 def in_percent(part: float) -> str:
     """A part of 1 for people: ``91.4 %``."""
     return f"{100 * part:.1f} %"
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_header=any(columns))
+    for index, name in enumerate(columns):
+        right = index > 0 and all(str(row[index])[:1] in "0123456789-" for row in rows)
+        table.add_column(name, justify="right" if right else "left", overflow="fold", no_wrap=index == 0)
+    for row in rows:
+        table.add_row(*(_escape(str(cell)) for cell in row))
+    return table
 
 
 def _lines(what: str, line_s: float) -> ProgressCallback:
