@@ -38,7 +38,7 @@ pytestmark = pytest.mark.skipif(
 def probe(folder: Path) -> Path:
     """The compiled cpuid.c."""
     source, program = Path(__file__).with_name("cpuid.c"), folder / "cpuid"
-    zig("cc", "-target", "x86_64-linux-musl", "-mcpu=x86_64", "-O1", str(source), "-o", str(program))
+    zig("cc", "-mcpu=x86_64", "-O1", str(source), "-o", str(program))
     return program
 
 
