@@ -20,7 +20,7 @@ FLOAT = 32
 
 LARGEST = (MAX_WEIGHT_TOTAL, MAX_ACTIVATION_TOTAL)
 
-SNAP_LIMITS = {1: (31, 15), 2: (14, 15), 3: (14, 15)}
+SNAP_LIMITS = {1: (31, 15), 2: (31, 15), 3: (14, 15)}
 """By the bits of the weights: what the integers of a basis add up to at most, of weights and of activations.
 
 With activations up to 15, AVX2 adds four look-ups of levels in a byte; with weights up to 14, transformed tiles of 3x3
