@@ -18,8 +18,8 @@ from tvm.script.ir_builder import tirx as T
 
 from .isa import Expr
 from .words import Words
-from .x86_lut_nest import CHANNELS
 from .x86_lut_pairs import pair_lookup
+from .x86_lut_pass import CHANNELS
 
 ROW_BYTES = 32
 """One row for each byte of codes: 16 sums for its low nibble, then 16 for its high one."""

@@ -7,37 +7,17 @@ cut into pieces, and all tiles of a row, or of some rows, take one piece before 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from math import gcd
 from typing import Any
 
 from tvm.script.ir_builder import tirx as T
 
 from .contraction import ContractionBuilder
 from .epilogue import Epilogue
-from .isa import Expr, registers, zero, zeros
+from .isa import Expr, registers, zero
 from .problem import ConvShape, SumRule, Tile, workspace_size
-
-CHANNELS = 32
-"""Output channels of a vector: its byte lanes."""
-
-HALF = 16
-"""Of them: the sums of 16 bits that a vector holds. Even byte lanes have the lower half of the channels."""
-
-ROWS, ROW_BYTES = 256, 16
-"""Of a table: four codes of two planes or two pixels, four weights of one plane."""
-
-STEP_CHANNELS = 4
-"""Input channels of a look-up."""
-
-WORD_STEPS = 2
-"""Look-ups of a byte of eight channels."""
-
-LARGEST_BYTE = 255
-
-ALWAYS_FIT = LARGEST_BYTE // STEP_CHANNELS
-"""Look-ups whose counts a byte holds, whatever the weights."""
+from .x86_lut_pass import CHANNELS, ROW_BYTES, ROWS, Pass, repeat, splat
 
 PASS_OUTPUTS = 4
 """Outputs (a pixel or two by 32 channels by a weight plane) of a pass: two accumulators and a sum of bytes for each."""
@@ -54,18 +34,6 @@ class LookupTile(Tile):
 
     pieces: int = 1
     rows: int = 1
-
-
-def runs(shape: ConvShape, pairs: int) -> tuple[int, int]:
-    """Columns of taps, and look-ups of one: neighbours whose rows of a table follow one another count as one.
-
-    Args:
-        shape: loop nest.
-        pairs: of planes of codes.
-    """
-    steps = WORD_STEPS * shape.words
-    columns = shape.kernel[1]
-    return (1, columns * steps) if pairs == 1 and shape.dilations[1] == 1 else (columns, steps)
 
 
 def pass_groups(offsets: Sequence[tuple[int, int]], paired: bool) -> list[tuple[int, ...]]:
@@ -143,7 +111,7 @@ class PairLookupBuilder(ContractionBuilder):
                 with T.serial(0, count // lanes) as part:
                     at = T.bind(pixel * form.pixel + 2 * pair * count + part * lanes)
                     first = T.bind(self.source[T.ramp(at, 1, lanes)])
-                    low, high = first & _splat(15, lanes), T.shift_right(first, _splat(4, lanes))
+                    low, high = first & splat(15, lanes), T.shift_right(first, splat(4, lanes))
                     following = None
                     if self.family.pairs_pixels:
                         following = other * form.pixel + part * lanes
@@ -151,8 +119,8 @@ class PairLookupBuilder(ContractionBuilder):
                         following = at + count
                     if following is not None:
                         second = T.bind(self.source[T.ramp(following, 1, lanes)])
-                        low = low | T.shift_left(second, _splat(4, lanes))
-                        high = high | (second & _splat(0xF0, lanes))
+                        low = low | T.shift_left(second, splat(4, lanes))
+                        high = high | (second & splat(0xF0, lanes))
                     for half, rows in enumerate((low, high)):
                         to = start + pixel * steps + (2 * pair + half) * count + part * lanes
                         table = T.broadcast(T.int32(pair * ROWS * ROW_BYTES if self.levels else 0), lanes)
@@ -183,7 +151,7 @@ class PairLookupBuilder(ContractionBuilder):
         groups = self.shape.tile_rows // self.rows
         block, first = T.bind(index // groups), T.bind(index % groups * self.rows)
         if self.pieces == 1:
-            _repeat(self.rows, lambda row: self.row(block, T.bind(first + row)))
+            repeat(self.rows, lambda row: self.row(block, T.bind(first + row)))
             return
         columns, pixels = self.shape.tile_columns, self.tile.pixels
         across = -(-columns // pixels)
@@ -213,12 +181,12 @@ class PairLookupBuilder(ContractionBuilder):
             part.store_all()
         return elements
 
-    def _passes(self, block: Expr, bases: Sequence[Expr], elements: Any) -> list[_Pass]:
+    def _passes(self, block: Expr, bases: Sequence[Expr], elements: Any) -> list[Pass]:
         groups = pass_groups(self.offsets(), self.family.pairs_pixels)
         first = workspace_size(self.shape, self.rule)
         size = max(1, PASS_OUTPUTS // (self.shape.weight_planes * self.tile.blocks))
         parts = [groups[at : at + size] for at in range(0, len(groups), size)]
-        return [_Pass(self, block, [first + bases[group[0]] for group in part], part, elements) for part in parts]
+        return [Pass(self, block, [first + bases[group[0]] for group in part], part, elements) for part in parts]
 
     def total(self, totals: Any, i: int, j: int, m: int, n: Expr) -> Expr:
         """Sums of pixel m and vector n of `lanes` channels: int32."""
@@ -229,200 +197,3 @@ class PairLookupBuilder(ContractionBuilder):
     def narrow(self, totals: Any) -> Any:
         """They are."""
         return totals
-
-
-class _Pass:
-    """The look-ups of some groups of pixels over all taps, or over a piece of them."""
-
-    def __init__(
-        self,
-        builder: PairLookupBuilder,
-        block: Expr,
-        bases: Sequence[Expr],
-        groups: Sequence[tuple[int, ...]],
-        out: Any,
-    ) -> None:
-        self.builder, self.block, self.groups, self.out = builder, block, groups, out
-        self.family, self.shape, self.blocks = builder.family, builder.shape, builder.tile.blocks
-        self.bases = [T.bind(base) for base in bases]
-        self.separate = 1 if builder.levels else self.family.plane_pairs
-        self.kind = "uint16x16" if builder.levels else "uint8x32"
-        self.count = 2 * self.separate * self.shape.weight_planes * len(bases) * self.blocks
-        self.held = zeros(self.count, self.kind)
-        self.columns, self.tap_steps = runs(self.shape, self.family.plane_pairs)
-
-    def store_all(self) -> None:
-        """All taps, then the sums."""
-        if self.builder.levels:
-            with T.serial(0, self.shape.kernel[0]) as r:
-                _repeat(self.columns, lambda c: self._tap(r, c, 0, self.tap_steps))
-            for at, value in self._elements():
-                T.buffer_store(self.out, value, [T.ramp(at, 1, HALF)])
-            return
-        for at, _ in self._elements():
-            T.buffer_store(self.out, zero(f"uint16x{HALF}"), [T.ramp(at, 1, HALF)])
-        with T.serial(0, self.shape.kernel[0]) as r:
-            self._row(r, 0, self.columns, 0, self.tap_steps)
-
-    def add_piece(self, piece: Expr) -> None:
-        """The taps of one piece, added to the sums."""
-        rows, pieces = self.shape.kernel[0], self.builder.pieces
-        taps = self.columns if pieces == rows else 1
-        across = self.columns // taps
-        cuts = pieces // (rows * across)
-        count = self.tap_steps // cuts
-        r, c, skip = T.bind(piece // (across * cuts)), T.bind(piece // cuts % across), T.bind(piece % cuts * count)
-        self._row(r, c, taps, skip, count)
-        if self.builder.levels:
-            self._flush()
-
-    def _row(self, r: Expr, first: Expr, taps: int, skip: Expr, count: int) -> None:
-        """`count` look-ups of each of some taps of a row; counts are flushed before their bytes overflow."""
-        part = count if self.builder.levels else self.family.unflushed(count)
-        seldom = self.builder.levels or taps * count <= ALWAYS_FIT or taps * count == part
-
-        def tap(c: Expr) -> None:
-            if part == count:
-                self._tap(r, c, skip, count)
-                if not seldom:
-                    self._flush()
-                return
-            with T.serial(0, count // part) as index:
-                self._tap(r, c, skip + index * part, part)
-                self._flush()
-
-        _repeat(taps, lambda index: tap(first + index))
-        if seldom and not self.builder.levels:
-            self._flush()
-
-    def _tap(self, r: Expr, c: Expr, skip: Expr, count: int) -> None:
-        """`count` look-ups of one tap."""
-        shape = self.shape
-        taps = r * shape.dilations[0] * shape.source.padded_width + c * shape.dilations[1]
-        offset = T.bind(taps * self.family.pixel_steps(shape) + skip)
-        first = T.bind(((self.block * shape.kernel[0] + r) * self.columns + c) * self.tap_steps + skip)
-        self._steps(offset, first, count)
-
-    def _steps(self, offset: Expr, first: Expr, count: int) -> None:
-        """`count` look-ups of each pixel and pair of planes."""
-        size = self.family.group
-        groups, rest = divmod(count, size)
-        together = gcd(groups, self.builder.tile.unroll)
-
-        def turn(index: Expr) -> None:
-            for part in range(together):
-                skip = (index * together + part) * size
-                self._group(offset + skip, first + skip, size)
-
-        if groups:
-            _repeat(groups // together, turn)
-        if rest:
-            self._group(offset + (count - rest), first + (count - rest), rest)
-
-    def _group(self, offset: Expr, first: Expr, count: int) -> None:
-        """Look-ups whose bytes are added, then parted."""
-        pairs = range(self.family.plane_pairs)
-        if self.builder.levels:
-            self._sum(offset, first, count, pairs, 0)
-        else:
-            for pair in pairs:
-                self._sum(offset, first, count, (pair,), pair)
-
-    def _sum(self, offset: Expr, first: Expr, count: int, pairs: Sequence[int], place: int) -> None:
-        builder, planes, blocks = self.builder, self.shape.weight_planes, self.blocks
-        sums: dict[tuple[int, int], Expr] = {}
-        for k in range(count):
-            at = (first + k) * (planes * blocks * CHANNELS)
-            weights = [T.bind(builder.weights[T.ramp(at + o * CHANNELS, 1, CHANNELS)]) for o in range(planes * blocks)]
-            for pair in pairs:
-                for m, base in enumerate(self.bases):
-                    row = self._table_row(base + offset + (pair * self.tap_steps + k))
-                    for o, nibbles in enumerate(weights):
-                        found = T.call_llvm_pure_intrin("uint8x32", "llvm.x86.avx2.pshuf.b", row, nibbles)
-                        sums[m, o] = T.bind(sums[m, o] + found if (m, o) in sums else found)
-        # A plane without a partner leaves the upper nibbles empty; a pixel's neighbour is there, wanted or not.
-        single = not builder.levels and 2 * place + 1 == self.family.planes and not self.family.pairs_pixels
-        for (m, o), value in sums.items():
-            self._part(self._place(place, m, o), value, single)
-
-    def _table_row(self, at: Expr) -> Expr:
-        """16 entries in both halves of a vector (VBROADCASTI128)."""
-        row = self.builder.table[T.ramp(self.builder.counts[at], 1, ROW_BYTES)]
-        half = T.bind(T.reinterpret("uint64x2", row))
-        return T.bind(T.reinterpret("uint8x32", T.Shuffle([half, half], [0, 1, 0, 1])))
-
-    def _meanings(self, m: int, pair: int) -> list[tuple[int, int]]:
-        """(activation plane, pixel) of the lower part of an entry and, where it is wanted, of the upper one."""
-        if self.builder.levels:
-            return [(0, self.groups[m][0])] * 2
-        if self.family.pairs_pixels:
-            return [(0, pixel) for pixel in self.groups[m]]
-        return [(plane, self.groups[m][0]) for plane in range(2 * pair, min(2 * pair + 2, self.family.planes))]
-
-    def _place(self, pair: int, m: int, o: int) -> int:
-        return 2 * ((pair * len(self.bases) + m) * self.shape.weight_planes * self.blocks + o)
-
-    def _part(self, place: int, value: Expr, single: bool) -> None:
-        """Adds bytes to all, and their upper parts to what those sum up to."""
-        held = self.held
-        if self.builder.levels:
-            words = T.bind(T.reinterpret("uint16x16", value))
-            T.buffer_store(held, held[place] + words, [place])
-            T.buffer_store(held, held[place + 1] + T.shift_right(words, _splat16(8)), [place + 1])
-            return
-        T.buffer_store(held, held[place] + value, [place])
-        if not single:
-            words = T.shift_right(T.reinterpret("uint16x16", value), _splat16(4))
-            upper = T.reinterpret("uint8x32", words) & _splat(15, CHANNELS)
-            T.buffer_store(held, held[place + 1] + upper, [place + 1])
-
-    def _parts(self, place: int) -> tuple[Expr, Expr]:
-        """Sums of the lower and of the upper parts."""
-        whole, upper = self.held[place], self.held[place + 1]
-        if self.builder.levels:
-            return whole - T.shift_left(upper, _splat16(8)), upper
-        words = T.shift_left(T.reinterpret("uint16x16", upper), _splat16(4))
-        return whole - (T.reinterpret("uint8x32", words) & _splat(0xF0, CHANNELS)), upper
-
-    def _elements(self) -> list[tuple[Expr, Expr]]:
-        """(place among the results, 16 sums of 16 bits) of all accumulators."""
-        found: list[tuple[Expr, Expr]] = []
-        for m in range(len(self.bases)):
-            for o in range(self.shape.weight_planes * self.blocks):
-                i, n = divmod(o, self.blocks)
-                for pair in range(self.separate):
-                    values = self._parts(self._place(pair, m, o))
-                    for half, ((j, pixel), value) in enumerate(zip(self._meanings(m, pair), values, strict=False)):
-                        at = self.builder.start + self.builder.index(i, j, pixel, n) * CHANNELS
-                        if self.builder.levels:
-                            found.append((at + HALF * half, value))
-                            continue
-                        words = T.bind(T.reinterpret(f"uint16x{HALF}", value))
-                        found.append((at, words & _splat16(LARGEST_BYTE)))
-                        found.append((at + HALF, T.shift_right(words, _splat16(8))))
-        return found
-
-    def _flush(self) -> None:
-        """Adds what the accumulators hold to the sums, and clears them."""
-        for at, value in self._elements():
-            place = [T.ramp(at, 1, HALF)]
-            T.buffer_store(self.out, self.out[place[0]] + value, place)
-        for index in range(self.count):
-            T.buffer_store(self.held, zero(self.kind), [index])
-
-
-def _repeat(count: int, body: Callable[[Expr], None]) -> None:
-    """A loop, unless it has one turn."""
-    if count == 1:
-        body(T.int32(0))
-        return
-    with T.serial(0, count) as index:
-        body(index)
-
-
-def _splat(value: int, lanes: int) -> Expr:
-    return T.broadcast(T.uint8(value), lanes)
-
-
-def _splat16(value: int) -> Expr:
-    return T.broadcast(T.uint16(value), 16)

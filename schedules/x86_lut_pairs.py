@@ -28,19 +28,8 @@ from .epilogue import Epilogue
 from .problem import ConvShape, SumRule, Tile, workspace_size
 from .space import Space, distinct
 from .words import Words
-from .x86_lut_nest import (
-    ALWAYS_FIT,
-    CHANNELS,
-    LARGEST_BYTE,
-    PASS_OUTPUTS,
-    ROW_BYTES,
-    ROWS,
-    STEP_CHANNELS,
-    WORD_STEPS,
-    LookupTile,
-    PairLookupBuilder,
-    runs,
-)
+from .x86_lut_nest import PASS_OUTPUTS, LookupTile, PairLookupBuilder
+from .x86_lut_pass import ALWAYS_FIT, CHANNELS, LARGEST_BYTE, ROW_BYTES, ROWS, STEP_CHANNELS, WORD_STEPS, runs
 
 LARGEST_TOTAL = (1 << 16) - 1
 """Totals are 16 bits wide: no more inputs than that."""

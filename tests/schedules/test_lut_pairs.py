@@ -11,7 +11,7 @@ from lqcompile.schedules import x86
 from lqcompile.schedules.formats import Format
 from lqcompile.schedules.problem import ConvShape, Tile
 from lqcompile.schedules.x86_lut import Lookup
-from lqcompile.schedules.x86_lut_nest import LookupTile, pass_groups, runs
+from lqcompile.schedules.x86_lut_nest import LookupTile, pass_groups
 from lqcompile.schedules.x86_lut_pairs import (
     LookupCounts,
     LookupLevels,
@@ -21,6 +21,7 @@ from lqcompile.schedules.x86_lut_pairs import (
     pair_tile,
     piece_counts,
 )
+from lqcompile.schedules.x86_lut_pass import runs
 from plans import PlanBuilder, random_affine, random_geometry, random_low_bit, random_quantizer
 
 from lqcompile.encoding import activation_levels
