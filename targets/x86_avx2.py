@@ -13,7 +13,7 @@ TARGET = Target(
     vector_bits=256,
     # Zen: four vector pipes; VFMADD, VPMADDUBSW, VPMADDWD and VPSHUFB issue twice a cycle, additions four times.
     # Transformed tiles do nine products of 3x3 taps by four multiplications (schedules/x86_winograd.py).
-    # Tiles of cells do 11x11 taps at stride 4 with 108 multiplications for 363, 7x7 at 2 with 48 for 147 (x86_cells.py).
+    # Tiles of cells do 11x11 taps at stride 4 with 108 multiplications for 363, 7x7 at 2 with 48 for 147 (x86_cells).
     # Popcount by bytes is 8 instructions for 256 bits. A look-up of two planes is two instructions for 256
     # plane-pair products, of counts three. Intel's three pipes reach less (docs/performance.md).
     peaks={
