@@ -6,6 +6,8 @@ import sys
 
 import numpy as np
 import pytest
+from workers import pytest_collection_finish as pytest_collection_finish
+from workers import pytest_configure_node as pytest_configure_node
 from workers import pytest_testnodedown as pytest_testnodedown
 
 # A run in the background may start with these ignored, and children inherit that.

@@ -36,11 +36,15 @@ def test_an_unknown_target_is_answered_with_the_known() -> None:
         find("vax")
 
 
+UNKNOWN_PEAKS = {"jetson-orin": {"B1Mma", "I8Mma"}}
+"""Loops that no data sheet has a peak of; profiles say so on the row."""
+
+
 @pytest.mark.parametrize("name", [name for name in names() if find(name).peaks])
 def test_peaks_are_given_for_the_loops_of_the_schedule(name: str) -> None:
     target = find(name)
     schedule = importlib.import_module(f"lqcompile.schedules.{target.schedule}")
     isa = schedule.machine(target)
     loops = {type(schedule.family(isa, family)).__name__ for family in (*RATES[name], "float")}
-    assert loops <= target.peaks.keys()
+    assert loops - target.peaks.keys() == UNKNOWN_PEAKS.get(name, set())
     assert all(peak > 0 for peak in target.peaks.values())

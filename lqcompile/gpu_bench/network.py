@@ -94,7 +94,7 @@ class _Maker:
 
 
 def _conv(maker: _Maker, node: onnx.NodeProto, label: str) -> fx.Node:
-    given, weight = _attributes(node), maker.array(node, 1)
+    given, weight = _padded_attributes(node), maker.array(node, 1)
     group = given.get("group", 1)
     made = nn.Conv2d(
         weight.shape[1] * group,
@@ -147,8 +147,25 @@ def _clip(maker: _Maker, node: onnx.NodeProto, label: str) -> fx.Node:  # noqa: 
     return maker.call(torch.clamp, maker.source(node), *limits)
 
 
-def _pool(maker: _Maker, node: onnx.NodeProto, label: str) -> fx.Node:  # noqa: ARG001 - as all makers
+def _hard_sigmoid(maker: _Maker, node: onnx.NodeProto, label: str) -> fx.Node:  # noqa: ARG001 - as all makers
     given = _attributes(node)
+    line = maker.call(torch.mul, maker.source(node), given.get("alpha", 0.2))
+    return maker.call(torch.clamp, maker.call(torch.add, line, given.get("beta", 0.5)), 0.0, 1.0)
+
+
+def _leaky_relu(maker: _Maker, node: onnx.NodeProto, label: str) -> fx.Node:  # noqa: ARG001 - as all makers
+    return maker.call(functional.leaky_relu, maker.source(node), _attributes(node).get("alpha", 0.01))
+
+
+def _prelu(maker: _Maker, node: onnx.NodeProto, label: str) -> fx.Node:
+    maker.root.register_buffer(label, maker.array(node, 1).reshape(-1))
+    return maker.call(functional.prelu, maker.source(node), maker.graph.get_attr(label))
+
+
+def _pool(maker: _Maker, node: onnx.NodeProto, label: str) -> fx.Node:  # noqa: ARG001 - as all makers
+    given = _padded_attributes(node)
+    if given.get("ceil_mode", 0):
+        raise _unsupported(node, "ceil_mode")
     kernel, strides = given["kernel_shape"], given.get("strides", (1, 1))
     top, left, bottom, right = given.get("pads", (0, 0, 0, 0))
     source, pads = maker.source(node), (top, left)
@@ -205,10 +222,14 @@ OPERATORS: Mapping[str, Callable[[_Maker, onnx.NodeProto, str], fx.Node]] = {
     "Flatten": _reshape,
     "Gemm": _gemm,
     "GlobalAveragePool": _spatial_mean,
+    "HardSigmoid": _hard_sigmoid,
+    "HardSwish": _unary(functional.hardswish),
     "Identity": _same,
+    "LeakyRelu": _leaky_relu,
     "MatMul": _matmul,
     "MaxPool": _pool,
     "Mul": _binary(torch.mul),
+    "PRelu": _prelu,
     "ReduceMean": _spatial_mean,
     "Relu": _unary(torch.relu),
     "Reshape": _reshape,
@@ -239,6 +260,14 @@ def _set(layer: nn.Conv2d | nn.Linear, weight: torch.Tensor, bias: torch.Tensor 
     layer.weight = nn.Parameter(weight, requires_grad=False)
     if bias is not None:
         layer.bias = nn.Parameter(bias, requires_grad=False)
+
+
+def _padded_attributes(node: onnx.NodeProto) -> dict[str, Any]:
+    """Attributes of an operator whose pads must stand there as numbers."""
+    given = _attributes(node)
+    if given.get("auto_pad", b"NOTSET") not in (b"NOTSET", b""):
+        raise _unsupported(node, f"auto_pad {given['auto_pad'].decode()}")
+    return given
 
 
 def _attributes(node: onnx.NodeProto) -> dict[str, Any]:

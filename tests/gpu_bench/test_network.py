@@ -57,6 +57,7 @@ def test_every_operator() -> None:
         "high": np.float32(1.25),
         "channels": normal(8, 1, 1),
         "half": np.float32(0.5),
+        "slopes": normal(8, 1, 1),
         "vector": np.array([0, -1]),
         "last": np.array([2, 3]),
         "axes": np.array([2]),
@@ -80,7 +81,12 @@ def test_every_operator() -> None:
         node("Div", ["l", "half"], ["m"]),
         node("Clip", ["m", "low", "high"], ["n"]),
         node("Identity", ["n"], ["o"]),
-        node("Dropout", ["o"], ["p"]),
+        node("HardSwish", ["o"], ["o1"]),
+        node("HardSigmoid", ["o1"], ["o2"], alpha=0.3, beta=0.4),
+        node("Sub", ["o2", "half"], ["o3"]),
+        node("LeakyRelu", ["o3"], ["o4"], alpha=0.2),
+        node("PRelu", ["o4", "slopes"], ["o5"]),
+        node("Dropout", ["o5"], ["p"]),
         node("GlobalAveragePool", ["p"], ["q"]),
         node("Flatten", ["q"], ["r"]),
         node("Gemm", ["r", "fc", "fc_b"], ["s"], transB=1),
@@ -134,6 +140,11 @@ def test_the_twin_of_a_low_bit_network() -> None:
             helper.make_node("AveragePool", ["x"], ["y"], name="odd", kernel_shape=[2, 2], pads=[0, 0, 1, 1]),
             r"pads \[0, 0, 1, 1\]",
         ),
+        (
+            helper.make_node("MaxPool", ["x"], ["y"], name="odd", kernel_shape=[2, 2], auto_pad="SAME_UPPER"),
+            "auto_pad SAME_UPPER",
+        ),
+        (helper.make_node("MaxPool", ["x"], ["y"], name="odd", kernel_shape=[2, 2], ceil_mode=1), "ceil_mode"),
     ],
 )
 def test_what_has_no_counterpart_names_the_node(node: onnx.NodeProto, found: str) -> None:
