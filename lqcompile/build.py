@@ -212,12 +212,12 @@ def _backend(target: Target) -> Any:
     return importlib.import_module(BACKENDS.get(target.machine, "lqcompile.codegen"))
 
 
-def _writer(dump: _Dump | None, target: Target) -> Callable[[str, str], None]:
-    """What a backend calls with the ending and text of a file to dump."""
+def _writer(dump: _Dump | None, target: Target) -> Callable[[str, Callable[[], str]], None]:
+    """What a backend calls with the ending of a file to dump and what gives its text."""
 
-    def write(suffix: str, text: str) -> None:
+    def write(suffix: str, text: Callable[[], str]) -> None:
         if dump:
-            dump.write(f"4_{target.name}.{suffix}", text)
+            dump.write(f"4_{target.name}.{suffix}", text())
 
     return write
 

@@ -6,7 +6,9 @@ import functools
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +46,42 @@ def _lowering() -> tuple[Any, Any, Any]:
 register_tir_pipeline(PIPELINE, _lowering)
 
 
+class Compilers:
+    """Threads that generate code: any number of them, or a single one that sets options of LLVM.
+
+    TVM 0.27 sets the options of a target (``cl-opt``) for the whole process and takes them back afterwards; threads
+    that compile meanwhile would get them too, or lose theirs.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._count = 0
+        self._alone = False
+
+    @contextmanager
+    def compiling(self, *, alone: bool) -> Iterator[None]:
+        """Wait for the others where they are in the way, and keep those away that would be."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._alone and not (alone and self._count))
+            self._count += 1
+            self._alone = alone
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._count -= 1
+                self._alone = False
+                self._changed.notify_all()
+
+
+COMPILERS = Compilers()
+"""Of this process."""
+
+
+def _sets_options(target: Target) -> bool:
+    return "cl-opt" in target.llvm
+
+
 def compile_driver(driver: Driver, target: Target) -> Any:
     """Compiles the driver's module to a TVM executable for `target`.
 
@@ -52,44 +90,52 @@ def compile_driver(driver: Driver, target: Target) -> Any:
     """
     attributes: dict[str, object] = {"kind": "llvm", **target.llvm}
     try:
-        with tvm.transform.PassContext(opt_level=3):
+        with COMPILERS.compiling(alone=_sets_options(target)), tvm.transform.PassContext(opt_level=3):
             return tvm.compile(driver.module, target=tvm.target.Target(attributes), tir_pipeline=PIPELINE)
     except (tvm.error.InternalError, ValueError) as error:
         line = str(error).strip().splitlines()[-1]
         raise BuildError(f"target {target.name!r}: TVM cannot compile the network: {line}") from error
 
 
-def generate(driver: Driver, target: Target, dump: Callable[[str, str], None]) -> bytes:
+def generate(driver: Driver, target: Target, dump: Callable[[str, Callable[[], str]], None]) -> bytes:
     """The library of one variant.
 
     Args:
         driver: of the network.
         target: without variants.
-        dump: called with a file's ending and its text, for ``--dump-ir``.
+        dump: called with a file's ending and what gives its text, for ``--dump-ir``.
 
     Raises:
         BuildError: TVM or the linker refuses.
     """
     executable = compile_driver(driver, target)
-    dump("s", executable.mod.inspect_source("asm"))
-    return link(executable, target.system)
+    dump("s", lambda: assembly(executable, target))
+    return link(executable, target)
 
 
-def link(executable: Any, system: str = "linux") -> bytes:
+def assembly(executable: Any, target: Target) -> str:
+    """The assembly of an executable."""
+    with COMPILERS.compiling(alone=_sets_options(target)):
+        text: str = executable.mod.inspect_source("asm")
+    return text
+
+
+def link(executable: Any, target: Target) -> bytes:
     """The shared library of an executable.
 
     Args:
         executable: what `compile_driver` made.
-        system: operating system that loads it, as `lqcompile.target.Target` names it.
+        target: what it was made for.
 
     Raises:
         BuildError: linking failed.
     """
-    linker = functools.partial(_link, LINKERS[system])
+    linker = functools.partial(_link, LINKERS[target.system])
     linker.output_format = "so"  # type: ignore[attr-defined]
     with tempfile.TemporaryDirectory(prefix="lqcompile-") as folder:
         path = Path(folder) / "network.so"
-        executable.export_library(str(path), fcompile=linker)
+        with COMPILERS.compiling(alone=_sets_options(target)):
+            executable.export_library(str(path), fcompile=linker)
         return path.read_bytes()
 
 

@@ -221,7 +221,7 @@ def _compiled(
             for index, module in enumerate(modules):
                 yield module, futures[index].result()
         finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+            pool.shutdown(cancel_futures=True)
 
 
 class _Opened:

@@ -170,7 +170,7 @@ def compile_trials(
 def _make_job(program: Program, target: Target, contents: Mapping[int, npt.NDArray[np.uint8]]) -> Job:
     _, driver = lower_program(program)
     return Job(
-        library=link(compile_driver(driver, target), target.system),
+        library=link(compile_driver(driver, target), target),
         ports=tuple((tensor.dtype, tensor.size) for tensor in (*program.inputs, *program.outputs)),
         contents=contents,
         arena_bytes=driver.arena_bytes,

@@ -101,7 +101,7 @@ class Compiled:
             executable = compile_driver(self.driver, tiles.for_avx2(self.target))
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "network.so"
-            path.write_bytes(link(executable))
+            path.write_bytes(link(executable, self.target))
             return self.model(runtime.load_module(str(path)), seed)
 
     def model(self, library: Any, seed: int = 0) -> CompiledModel:

@@ -17,17 +17,17 @@ def lower_program(program: Program) -> tuple[Any, Launches]:
     return to_relax(program)[0], make_launches(program)
 
 
-def generate(launches: Launches, target: Target, dump: Callable[[str, str], None]) -> bytes:
+def generate(launches: Launches, target: Target, dump: Callable[[str, Callable[[], str]], None]) -> bytes:
     """The device code of one variant: a cubin or PTX.
 
     Args:
         launches: with the kernels.
         target: without variants.
-        dump: called with a file's ending and its text, for ``--dump-ir``.
+        dump: called with a file's ending and what gives its text, for ``--dump-ir``.
 
     Raises:
         BuildError: there is no compiler, or it refuses the kernels.
     """
     source = cuda_source(launches.module, target)
-    dump("cu", source)
+    dump("cu", lambda: source)
     return compile_cuda(source, str(target.llvm["arch"])).data

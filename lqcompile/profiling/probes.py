@@ -32,7 +32,7 @@ def probe_library(target: Target) -> bytes:
     """
     functions = {tvm.ir.GlobalVar(name): make() for name, make in ((CHAIN, _chain), (STREAM, _stream))}
     driver = Driver(module=tvm.IRModule(functions), parameters=b"", arena_bytes=0, offsets={}, regions=())
-    return link(compile_driver(driver, target), target.system)
+    return link(compile_driver(driver, target), target)
 
 
 def _chain() -> Any:
