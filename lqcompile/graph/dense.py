@@ -66,7 +66,12 @@ def check_conv(node: onnx_ir.Node) -> None:
         declared = "" if attribute is None else f" with kernel_shape={list(attribute.as_ints())}"
         raise violation(node, f"weights are {list(weights.shape)}{declared}, expected [O,C/group,kh,kw]")
     geometry = read_padded_geometry(node, (kernel[0], kernel[1]))
-    read_dense_bias(node)
+    if len(node.inputs) > 2 and node.inputs[2] is not None:
+        bias = float_parameter(node, 2, "bias")
+        if bias.shape != weights.shape[:1]:
+            raise unsupported(
+                node, f"a bias of shape {list(bias.shape)}", f"[{weights.shape[0]}]", "export the model again"
+            )
     check_channels(node, weights.shape, geometry.group)
 
 

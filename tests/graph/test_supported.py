@@ -1,3 +1,4 @@
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -191,6 +192,13 @@ UNSUPPORTED: list[tuple[Callable[[], onnx.ModelProto], str]] = [
     (
         lambda: after(image(), "Reshape", np.array([-1, 8, 3, 8]), shape=(8, 3, 8)),
         r"\(Reshape\): found samples of \[3, 8, 8\] turned into \[8, 3, 8\], expected a vector .* from axis 1 on$",
+    ),
+    *(
+        (
+            lambda shape=shape: after(image(), "Conv", ONES((4, 3, 1, 1), F32), ONES(shape, F32), shape=(4, 8, 8)),
+            rf"\(Conv\): found a bias of shape {re.escape(str(list(shape)))}, expected \[4\]; export the model again$",
+        )
+        for shape in ((0,), (1,), (3,), (1, 4))
     ),
     (
         lambda: after(image(5), "Gemm", ONES((4, 2), F32), shape=(2,), transA=1),
