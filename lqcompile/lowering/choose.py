@@ -65,8 +65,9 @@ MEASURED_FAMILIES = {"cuda-h200": ("b1wgmma",)}
 """Families that a target offers beside those of its row, and that only measuring chooses: no rate of them is known."""
 
 PAIR_GAINS = {0: 1.25, 2: 1.4, 4: 1.75}
-"""Of lut where two planes of codes are looked up at once, over one at a time: by the look-ups of integer levels whose
-bytes can be added, 0 for counts (best times of the 3x3 layers of ResNet-18, W2A2, on Zen 3)."""
+"""Of lut where two planes of codes, or two pixels of one plane, are looked up at once, over one at a time: by the
+look-ups of integer levels whose bytes can be added, 0 for counts (best times of the 3x3 layers of ResNet-18, W2A2 and
+W1A1, on Zen 3)."""
 
 BYTE_RATES = {"x86-avx2": 141.0}
 """Of dot8 where long runs of products can be summed in 16 bits; a run of n words takes one step more."""
@@ -87,6 +88,13 @@ layer of 4096x4096 ran at 23 and not at 141 GMAC/s (731 us; popcount took 192 us
 
 LUT_CHANNELS = 32
 """Output channels of a vector of the `lut` family: others are multiplied in vain."""
+
+LUT_ROWS = 1000.0
+"""What it costs to find the rows of the table for a word of an input pixel, once for all outputs, in
+multiply-accumulates: fits the layers of ResNet-20 with 16 input channels on Zen 3 (W1A2 and W2A2, three shapes)."""
+
+WORD_CHANNELS = 32
+"""Input channels of a word of bit planes: popcount multiplies the rest of the last word in vain."""
 
 LUT_LARGEST_SUM = (1 << 16) - 1
 """Its totals are 16 bits wide: it serves no layer of more inputs."""
@@ -163,28 +171,40 @@ def _cost(family: str, contraction: Contraction, quantizer: AnyQuantizer | None,
         alone = contraction.out_shape[1:] == (1, 1) and prod(contraction.weights.shape) > CACHED_WEIGHTS
         return STREAMED_BYTES * cost if alone and target in BYTE_RATES else cost
     cost = contraction.weights.bits * (quantizer.bits if quantizer else 0) / rate
+    channels = contraction.in_shape[0]
+    words = round_up(channels, WORD_CHANNELS) / channels
     if family != "lut":
-        return cost
+        return cost * words
     outputs, height, width = contraction.out_shape
     if height * width == 1:
         # One pixel uses each weight once: bytes decide, and look-ups take weights of twice the size.
-        return 2 * cost
+        return 2 * cost * words
     padded: int = round_up(outputs, LUT_CHANNELS)
-    return cost * padded / outputs / _lut_gain(contraction, quantizer)
+    return cost * padded / outputs / _lut_gain(contraction, quantizer) * _lut_rows(contraction)
 
 
 def _lut_gain(contraction: Contraction, quantizer: AnyQuantizer | None) -> float:
-    """What looking up two planes of codes at once gains."""
+    """What looking up two planes of codes, or two pixels, at once gains."""
     weights = contraction.weights
     if not isinstance(weights, LowBitWeights) or not isinstance(quantizer, Quantizer):
         return 1.0
-    if quantizer.bits == 1 or contraction.geometry.group > 1:
+    if contraction.geometry.group > 1:
         return 1.0
-    if not is_integer(contraction, quantizer):
+    if quantizer.bits == 1 or not is_integer(contraction, quantizer):
         return PAIR_GAINS[0]
     ones = weights.bits_array().reshape(len(weights.scale), weights.bits, -1).sum(axis=2, dtype=np.int64).max()
     group = levels_group(tuple(int(value) for value in quantizer.basis), int(ones))
     return PAIR_GAINS[max(least for least in PAIR_GAINS if least <= group)]
+
+
+def _lut_rows(contraction: Contraction) -> float:
+    """What finding rows of the table adds, as a factor: a pass over what windows read."""
+    channels, height, width = contraction.in_shape
+    if contraction.geometry.kernel == (1, 1):
+        _, height, width = contraction.out_shape
+    words = height * width * -(-channels // WORD_CHANNELS)
+    products = prod(contraction.weights.shape) * prod(contraction.out_shape[1:])
+    return 1.0 + LUT_ROWS * words / products
 
 
 def _filled(contraction: Contraction, rows: int) -> float:
