@@ -166,13 +166,13 @@ def _cost(family: str, contraction: Contraction, quantizer: AnyQuantizer | None,
         rate *= _filled(contraction, TILE_ROWS[target])
     if family == "dot8":
         run = _run(contraction, quantizer) if target in BYTE_RATES else 0
-        cost = (run + 1) / (run * BYTE_RATES[target]) if run else 1 / rate
-        cost /= _tiles_gain(contraction, quantizer) if run else 1.0
+        product = (run + 1) / (run * BYTE_RATES[target]) if run else 1 / rate
+        product /= _tiles_gain(contraction, quantizer) if run else 1.0
         alone = contraction.out_shape[1:] == (1, 1) and prod(contraction.weights.shape) > CACHED_WEIGHTS
-        return STREAMED_BYTES * cost if alone and target in BYTE_RATES else cost
-    cost = contraction.weights.bits * (quantizer.bits if quantizer else 0) / rate
+        return STREAMED_BYTES * product if alone and target in BYTE_RATES else product
+    cost: float = contraction.weights.bits * (quantizer.bits if quantizer else 0) / rate
     channels = contraction.in_shape[0]
-    words = round_up(channels, WORD_CHANNELS) / channels
+    words: float = round_up(channels, WORD_CHANNELS) / channels
     if family != "lut":
         return cost * words
     outputs, height, width = contraction.out_shape
