@@ -5,7 +5,8 @@
 Each network is built as the cost table chooses, tuned from nothing, and built again. Layers: both kernels in one
 interleaved run of ``lqcompile tune``; a layer whose cost-table kernel already runs within 10 % of its bound does not
 count in the geometric mean. Networks: both artifacts and no other work, interleaved, medians. "Half of the gain" is the
-part of all trials after which half of the final gain was there. Weights are random, calibrated on random images.
+part of all trials after which half of the final gain was there: a winner of the finals counts from the trial on that
+measured it. Weights are random, calibrated on random images.
 """
 
 from __future__ import annotations
@@ -40,8 +41,9 @@ from lqcompile.runtime import CompiledModel, load, set_threads
 from lqcompile.target import find
 from lqcompile.timing import Stopwatch, spread
 from lqcompile.tuning.budget import parse_budget
+from lqcompile.tuning.curve import gain_after, trials_to
 from lqcompile.tuning.guard import guard
-from lqcompile.tuning.outcome import Status, TuneResult
+from lqcompile.tuning.outcome import Status
 from lqcompile.tuning.tune import tune
 
 AT_BOUND = 0.9
@@ -66,14 +68,6 @@ def bounds(compiled: CompiledModel, artifact: Path, feeds: dict[str, Any], targe
         for layer in made["layers"]
         if layer["work"] is not None and layer["work"]["bound"] is not None and layer["time"]["least_us"] > 0
     }
-
-
-def half_of_the_gain(result: TuneResult) -> float | None:
-    """Part of the trials after which half of the final gain was there; None without a gain."""
-    if not result.curve or result.curve[-1][1] <= 1.0:
-        return None
-    trials, final = result.curve[-1]
-    return next(number for number, gain in result.curve if gain - 1 >= (final - 1) / 2) / trials
 
 
 def run(network: str, bits: tuple[int, int], target: str, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
@@ -132,7 +126,8 @@ def run(network: str, bits: tuple[int, int], target: str, options: argparse.Name
         "network_gain": ratio.median_ms / 1e3,
         "network_uncertainty": ratio.uncertainty,
         "records_dropped": verdict is not None and not verdict.kept,
-        "half_of_the_gain": half_of_the_gain(result),
+        "half_of_the_gain": trials_to(result.curve, 0.5),
+        "gain_after_a_tenth": gain_after(result.curve, 0.1),
         "curve": [list(point) for point in result.curve],
         "trials": result.trials,
         "failures": result.failures,
@@ -166,12 +161,13 @@ def show(result: dict[str, Any], console: Console) -> None:
         )
         table.add_row(", ".join(row["layers"]), row["contraction"], *times, reached, str(row["trials"]))
     console.print(table)
-    mean, half = result["geometric_mean"], result["half_of_the_gain"]
+    mean, half, tenth = (result[name] for name in ("geometric_mean", "half_of_the_gain", "gain_after_a_tenth"))
     console.print(
         f"Geometric mean over layers below {AT_BOUND:.0%} of their bound: {'none' if mean is None else f'{mean:.3f}'}. "
         f"Network: {result['network_ms']['untuned']:.3f} -> {result['network_ms']['tuned']:.3f} ms, "
         f"{result['network_gain']:.3f} x (+- {result['network_uncertainty']:.1%}). {result['trials']} trials in "
-        f"{result['seconds']:.0f} s; half of the gain after {'-' if half is None else f'{half:.0%}'} of them."
+        f"{result['seconds']:.0f} s; half of the gain after {'-' if half is None else f'{half:.0%}'} of them, "
+        f"{'-' if tenth is None else f'{tenth:.0%}'} of it after a tenth."
     )
     if result["records_dropped"]:
         console.print("The network was no faster with the records: they were dropped.")

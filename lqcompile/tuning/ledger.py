@@ -69,8 +69,8 @@ class Ledger:
         """Of this run."""
         self.earlier = 0
         """That were found in the database."""
-        self.curve: list[tuple[int, float]] = []
-        """After each trial of this run the trials so far and the gain."""
+        self.order: list[tuple[str, Candidate]] = []
+        """Task and candidate of each trial of this run."""
         self._changed = changed
         self._lock = threading.RLock()
         self._schedules: dict[tuple[str, Candidate], MeasureCandidate] = {}
@@ -143,7 +143,5 @@ class Ledger:
             self.trials += 1
             if seconds is None:
                 entry.failures[failure] += 1
-            times = self.times()
-            if times is not None:
-                self.curve.append((self.trials, times[0] / times[1]))
+            self.order.append((name, candidate))
         self._changed()

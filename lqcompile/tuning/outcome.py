@@ -7,6 +7,7 @@ from typing import Any
 
 from lqcompile.records.key import Key
 from lqcompile.records.tuned import Tuned
+from lqcompile.tuning.curve import Curve
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +52,7 @@ class TuneResult:
         trials: measured in this run.
         earlier: found in the working folder.
         failures: how often trials failed in this run, by the message.
-        curve: after each trial the trials so far and the gain.
+        curve: the trials so far and the gain after each of them, as the finalists' comparison knows it (`gain_curve`).
         seconds: wall time.
         interrupted: by Ctrl-C.
     """
@@ -62,7 +63,7 @@ class TuneResult:
     trials: int
     earlier: int
     failures: dict[str, int]
-    curve: tuple[tuple[int, float], ...]
+    curve: Curve
     seconds: float
     interrupted: bool
 

@@ -19,11 +19,14 @@ from tvm.s_tir.meta_schedule.space_generator import ScheduleFn
 from lqcompile import cpu
 from lqcompile.errors import TuningError
 from lqcompile.graph.plan import Plan
+from lqcompile.lowering.choose import Candidate
+from lqcompile.records.apply import read_tile
 from lqcompile.records.key import Key
 from lqcompile.records.tuned import FILE_NAME, Tuned, merge, read_tuned, write_tuned
 from lqcompile.target import Target
 from lqcompile.tuning.budget import Budget
 from lqcompile.tuning.control import Control
+from lqcompile.tuning.curve import Winner, gain_curve
 from lqcompile.tuning.database import Shared, open_database
 from lqcompile.tuning.features import Features
 from lqcompile.tuning.finals import ROUNDS, decide, finalists
@@ -32,7 +35,7 @@ from lqcompile.tuning.measuring import Builder, Runner, Workshop, failure_of
 from lqcompile.tuning.outcome import Status, TuneResult
 from lqcompile.tuning.processes import Executor, OneProcess
 from lqcompile.tuning.strategy import GuidedSearch, Redecide, learn, make_context
-from lqcompile.tuning.task import make_tasks
+from lqcompile.tuning.task import Task, make_tasks
 from lqcompile.tuning.work import Compare
 from lqcompile.tuning.workload import design_spaces, tvm_target
 
@@ -116,14 +119,16 @@ def tune(
     failures: Counter[str] = Counter()
     for entry in ledger.progress.values():
         failures.update(entry.failures)
+    measured = [entry.task for entry in ledger.progress.values() if entry.seconds]
+    winners = {task.name: _winner(task, record) for task, record in zip(measured, tuned, strict=True)}
     return TuneResult(
         key=key,
-        layers=tuple(entry.task.layers for entry in ledger.progress.values() if entry.seconds),
+        layers=tuple(task.layers for task in measured),
         tuned=tuple(tuned),
         trials=ledger.trials,
         earlier=ledger.earlier,
         failures=dict(failures),
-        curve=tuple(ledger.curve),
+        curve=gain_curve(ledger.order, winners),
         seconds=control.seconds,
         interrupted=control.interrupted,
     )
@@ -178,6 +183,13 @@ def _compare(ledger: Ledger, workshop: Workshop, executor: Executor, tell: Calla
         work = Compare(task=str(workshop.folder / name), compiled=future.result(), rounds=ROUNDS)
         found.append(decide(entry, candidates, executor.submit(work).result()))
     return found
+
+
+def _winner(task: Task, record: Tuned) -> Winner:
+    """What the finalists' comparison says about all layers of a task."""
+    best = Candidate(family=record.best.kernel, tile=read_tile(record.best, task.target))
+    untuned_us = len(task.layers) * record.untuned.us
+    return Winner(candidate=best, untuned_us=untuned_us, us=untuned_us / record.gain)
 
 
 def _status(doing: str, control: Control, ledger: Ledger | None, executor: Executor | None) -> Status:

@@ -38,8 +38,12 @@ def test_it_finds_the_fastest_of_all(tmp_path: Path) -> None:
     assert result.layers == tuple(task.layers for task in tasks())
     assert read_tuned(tmp_path) == list(result.tuned)
     assert len(open_database(tmp_path)) == result.trials
-    gains = [gain for _, gain in result.curve]
-    assert gains == sorted(gains) and gains[-1] > 1.0
+    numbers, gains = zip(*result.curve, strict=True)
+    assert numbers == tuple(range(result.trials + 1))
+    assert list(gains) == sorted(gains) and gains[0] == 1.0
+    weights = [len(task.layers) for task in tasks()]
+    tuned = sum(weight / entry.gain for weight, entry in zip(weights, result.tuned, strict=True))
+    assert gains[-1] == pytest.approx(sum(weights) / tuned), "what the comparison of the finalists found"
     assert seen[-1].trials == result.trials and seen[-1].sites == ("a formula",)
     assert set(result.to_json()) >= {"key", "contractions", "trials", "failures", "curve", "interrupted"}
     begun = Counter(name for name, _ in executor.seen[: FIRST_GUESSES * len(tasks())])
