@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from tvm.script.ir_builder import tirx as T
@@ -29,8 +30,15 @@ class Neon(Registers):
         dot_product: SDOT and UDOT are there (FEAT_DotProd).
         matrix: SMMLA, UMMLA, USMMLA and USDOT are there (FEAT_I8MM).
         in_order: the core runs instructions in order, such as the Cortex-A53.
+
+    Attributes:
+        pair_sums: what adds up neighbouring elements, by their dtype (UADDLP; UADALP where that is added to).
     """
 
+    pair_sums: ClassVar[dict[str, str]] = {
+        "uint8": "llvm.aarch64.neon.uaddlp.v8i16.v16i8",
+        "uint16": "llvm.aarch64.neon.uaddlp.v4i32.v8i16",
+    }
     dot_product: bool = False
     matrix: bool = False
     in_order: bool = False
@@ -49,18 +57,16 @@ class Neon(Registers):
         return T.Shuffle([T.reinterpret("uint16x8", held)], [0])
 
     def add_pairs(self, value: Expr, dtype: str) -> Expr:
-        """Sums of neighbouring unsigned elements in elements of twice the width (UADDLP; UADALP where it is added to).
+        """Sums of neighbouring unsigned elements in elements of twice the width (`pair_sums`).
 
         Args:
             value: uint8x64 or uint16x32.
             dtype: of its elements.
         """
-        wide, name = {
-            "uint8": ("uint16", "llvm.aarch64.neon.uaddlp.v8i16.v16i8"),
-            "uint16": ("uint32", "llvm.aarch64.neon.uaddlp.v4i32.v8i16"),
-        }[dtype]
+        wide = {"uint8": "uint16", "uint16": "uint32"}[dtype]
         kind = f"{wide}x{element_count(wide)}"
-        return join([T.call_llvm_pure_intrin(kind, name, part) for part in split(value, dtype)], wide)
+        parts = [T.call_llvm_pure_intrin(kind, self.pair_sums[dtype], part) for part in split(value, dtype)]
+        return join(parts, wide)
 
     def add_byte_pairs(self, total: Expr, value: Expr) -> Expr:
         """``total + sums of two neighbouring bytes``, uint16x32 (UADALP)."""

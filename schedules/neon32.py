@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from tvm.script.ir_builder import tirx as T
 
 from .isa import Expr
-from .neon import LANES, Neon, element_count, join, lane_bits, split
+from .neon import LANES, Neon, join, lane_bits, split
 
 
 @dataclass(frozen=True, kw_only=True)
 class Neon32(Neon):
-    """Vector operations of ARMv7-A with NEON."""
+    """Vector operations of ARMv7-A with NEON; neighbours are added up by VPADDL."""
+
+    pair_sums: ClassVar[dict[str, str]] = {
+        "uint8": "llvm.arm.neon.vpaddlu.v8i16.v16i8",
+        "uint16": "llvm.arm.neon.vpaddlu.v4i32.v8i16",
+    }
 
     @property
     def accumulators(self) -> int:
@@ -26,15 +32,6 @@ class Neon32(Neon):
         for _ in range(3):
             low = high = T.bind(T.call_llvm_pure_intrin("uint8x8", "llvm.arm.neon.vpadd.v8i8", low, high))
         return T.Shuffle([T.reinterpret("uint16x4", low)], [0])
-
-    def add_pairs(self, value: Expr, dtype: str) -> Expr:
-        """As `Neon.add_pairs`: VPADDL."""
-        wide, name = {
-            "uint8": ("uint16", "llvm.arm.neon.vpaddlu.v8i16.v16i8"),
-            "uint16": ("uint32", "llvm.arm.neon.vpaddlu.v4i32.v8i16"),
-        }[dtype]
-        kind = f"{wide}x{element_count(wide)}"
-        return join([T.call_llvm_pure_intrin(kind, name, part) for part in split(value, dtype)], wide)
 
     def add_byte_pairs(self, total: Expr, value: Expr) -> Expr:
         """As `Neon.add_byte_pairs`: VPADAL by name, for LLVM regroups the sums of VPADDL and spills them."""

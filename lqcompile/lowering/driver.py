@@ -193,6 +193,11 @@ def _subroutine(function: Any, name: str) -> Any:
     return tirx.PrimFunc(pointers, body, INT32).with_attr("tirx.noalias", True)
 
 
+def _memory(name: str, size: Any, dtype: str) -> Any:
+    """Declares aligned memory of `size` elements as a parameter of an entry point."""
+    return T.match_buffer(T.arg(name, T.handle()), (size,), dtype, align=ALIGNMENT)
+
+
 def _run(
     program: Program,
     calls: Sequence[_Call],
@@ -212,8 +217,8 @@ def _run(
             for index, tensor in enumerate(group):
                 handle = T.arg(f"{kind}{index}", T.handle())
                 buffers[kind, index] = T.match_buffer(handle, (samples, tensor.size), tensor.dtype, align=4)
-        arena = T.match_buffer(T.arg("arena", T.handle()), (max(arena_bytes, ALIGNMENT),), "uint8", align=ALIGNMENT)
-        params = T.match_buffer(T.arg("params", T.handle()), (parameter_bytes,), "uint8", align=ALIGNMENT)
+        arena = _memory("arena", max(arena_bytes, ALIGNMENT), "uint8")
+        params = _memory("params", parameter_bytes, "uint8")
         first, last = T.arg("first", T.int32()), T.arg("last", T.int32())
         with T.serial(0, samples) as sample:
 
@@ -246,9 +251,9 @@ def _sums(
         T.func_name("sums")
         T.func_attr({"global_symbol": "sums", "tirx.noalias": True})
         size = tvm.ir.Var("size", tvm.ir.PrimType("int64"))
-        arena = T.match_buffer(T.arg("arena", T.handle()), (max(arena_bytes, ALIGNMENT),), "uint8", align=ALIGNMENT)
-        params = T.match_buffer(T.arg("params", T.handle()), (parameter_bytes,), "uint8", align=ALIGNMENT)
-        out = T.match_buffer(T.arg("out", T.handle()), (size,), "int32", align=ALIGNMENT)
+        arena = _memory("arena", max(arena_bytes, ALIGNMENT), "uint8")
+        params = _memory("params", parameter_bytes, "uint8")
+        out = _memory("out", size, "int32")
         chosen = T.arg("index", T.int32())
         for index, (kernel, name, arrays) in enumerate(zip(kernels, names, constants, strict=True)):
             arguments = [T.address_of(arena[offsets[key]]) for key in kernel.step.inputs]
