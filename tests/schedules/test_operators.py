@@ -344,33 +344,35 @@ RUNS = {(85, 170): 0, (42, 170): 1, (42, 85): 2, (42, 42): 4, (21, 21): 8, (2, 2
 """(Larger weight basis, larger code basis), each twice its smaller one, to words summed in 16 bits over 32 channels."""
 
 
-@pytest.mark.parametrize("bases", RUNS)
-@pytest.mark.parametrize("name", KERNELS)
-def test_the_largest_products_do_not_saturate(name: str, bases: tuple[int, int]) -> None:
-    """Weights and codes at their limits, all of one sign in some channels."""
-    skip_unless_runnable(find(name))
-    rng = np.random.default_rng(bases)
+def largest_products() -> tuple[Plan, dict[str, str]]:
+    """A layer for each of RUNS: weights and codes at their limits, all of one sign in some channels."""
+    rng = np.random.default_rng(list(RUNS.values()))
     builder = PlanBuilder(rng, (32, 5, 6))
-    quantizer = random_quantizer(rng, 2, integer=True)
-    basis = np.array([bases[1] // 2, bases[1]], np.float32)
-    levels, codes = activation_levels(basis.astype(np.float64) * quantizer.scale, 0.0)
-    quantizer = replace(
-        quantizer,
-        basis=basis,
-        levels=levels.astype(np.float32),
-        codes=codes,
-        thresholds=np.array([-8.0, -4.0, 1.0], np.float32),
-    )
-    weights = random_low_bit(rng, (40, 32, 3, 3), 2, integer=True)
-    planes = weights.planes.copy()
-    planes[:8], planes[8:16] = 255, 0
-    weights = replace(weights, planes=planes, basis=np.tile(np.float32([bases[0] // 2, bases[0]]), (40, 1)))
-    source = builder.quantized_input(quantizer)
-    plan = builder.finish(*builder.contract(source, weights, Geometry(kernel=(3, 3), pads=(1, 1, 1, 1))))
-    largest = int(quantizer.basis.sum())
-    assert sixteen_bit_run(weights.integers(), largest) == RUNS[bases]
-    compiled = compile_plan(plan, find(name), {"region1": "dot8"})
-    check_equal(plan, compiled.load(), rng.normal(size=(2, 32, 5, 6)).astype(np.float32))
+    families, ends = {}, []
+    for (weight_basis, code_basis), run in RUNS.items():
+        quantizer, basis = random_quantizer(rng, 2, integer=True), np.float32([code_basis // 2, code_basis])
+        levels, codes = activation_levels(basis.astype(np.float64) * quantizer.scale, 0.0)
+        thresholds = np.array([-8.0, -4.0, 1.0], np.float32)
+        quantizer = replace(
+            quantizer, basis=basis, levels=levels.astype(np.float32), codes=codes, thresholds=thresholds
+        )
+        weights = random_low_bit(rng, (40, 32, 3, 3), 2, integer=True)
+        planes = weights.planes.copy()
+        planes[:8], planes[8:16] = 255, 0
+        weights = replace(weights, planes=planes, basis=np.tile(np.float32([weight_basis // 2, weight_basis]), (40, 1)))
+        assert sixteen_bit_run(weights.integers(), int(basis.sum())) == run
+        source = builder.quantized_input(quantizer)
+        ends += builder.contract(source, weights, Geometry(kernel=(3, 3), pads=(1, 1, 1, 1)))
+        families[builder.regions[-1].name] = "dot8"
+    return builder.finish(*ends), families
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_the_largest_products_do_not_saturate(name: str) -> None:
+    skip_unless_runnable(find(name))
+    plan, families = largest_products()
+    x = np.random.default_rng(KERNELS.index(name)).normal(size=(2, 32, 5, 6)).astype(np.float32)
+    check_equal(plan, compile_plan(plan, find(name), families).load(), x)
 
 
 @pytest.mark.parametrize("name", KERNELS)
