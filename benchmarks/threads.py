@@ -18,7 +18,7 @@ from pathlib import Path
 import tvm
 import tvm_ffi
 from layers import Layer, compiled_layer
-from lqcompile.schedules import contraction
+from lqcompile.schedules import nest
 from rich.console import Console
 from rich.table import Table
 from tvm.script.ir_builder import IRBuilder
@@ -88,13 +88,13 @@ def main() -> None:
         title=f"{cpu.cpu_name()}; an empty parallel loop takes {start:.1f} us with {threads[1]} threads",
     )
     slower = []
-    shipped_limit = contraction.PARALLEL_MIN_US
+    shipped_limit = nest.PARALLEL_MIN_US
     for layer in (LAYERS[0], LAYERS[3]) if arguments.quick else LAYERS:
         for bits in BITS:
             runners = {}
             with tempfile.TemporaryDirectory() as folder:
                 for name, limit in (("shipped", shipped_limit), ("parallel", 0.0)):
-                    contraction.PARALLEL_MIN_US = limit
+                    nest.PARALLEL_MIN_US = limit
                     runners[name], family = compiled_layer(layer, bits, Path(folder), arguments.target, (127, 255))
             times = medians(runners, threads, arguments.rounds)
             cells = [f"{time:.1f}" for time in times["shipped"]] + [f"{times['shipped'][0] / times['shipped'][1]:.2f}"]

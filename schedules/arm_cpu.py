@@ -18,10 +18,11 @@ from .arm_dot8 import Dot8
 from .arm_float import FloatLanes
 from .arm_popcount import Popcount, popcount_tile
 from .depthwise import depthwise
+from .family import Family
 from .formats import Kind
 from .neon import Neon
 from .packed import Packed
-from .problem import ConvShape, Family, SumRule, Tile
+from .problem import ConvShape, SumRule, Tile
 from .space import Space, distinct, register_tiles
 
 __all__ = ["depthwise", "family", "image_kind", "machine", "maps", "space", "tile"]

@@ -10,9 +10,8 @@ import numpy.typing as npt
 
 from .arm_products import SHORT_RUN, Dot, Matrix, Widening
 from .arm_runs import RunBuilder, run_words
-from .epilogue import Epilogue
 from .neon import LANES, Neon
-from .problem import ConvShape, SumRule, Tile
+from .problem import ConvShape, Tile
 from .words import Words
 
 REGISTERS = 32
@@ -35,6 +34,7 @@ FAR_COST = 2.0
 class Dot8(Words):
     """8-bit products by the best instruction that the processor has for the shape."""
 
+    builder = RunBuilder
     isa: Neon
     accumulator: str = "int32"
     weight_dtype: str = "int32"
@@ -97,13 +97,6 @@ class Dot8(Words):
         columns = shape.tile_columns
         waste = -(-columns // tile.pixels) * tile.pixels / columns
         return (max(operations, loads, stream) + LOOP_COST) / work * waste
-
-    def contraction(
-        self, shape: ConvShape, tile: Tile, rule: SumRule, epilogue: Epilogue, parallel: bool = True
-    ) -> Any:
-        """The PrimFunc."""
-        group = self.group(shape, tile.blocks)
-        return RunBuilder(self.products(shape), group, self.isa, self, shape, tile, rule, epilogue, parallel).build()
 
     def operands(self, words: npt.NDArray[Any], shape: ConvShape, tile: Tile) -> tuple[npt.NDArray[Any], ...]:
         """Weights; for USMMLA the eight bytes of a channel side by side."""

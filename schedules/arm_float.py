@@ -8,34 +8,18 @@ from typing import Any
 
 from tvm.script.ir_builder import tirx as T
 
-from .contraction import ContractionBuilder
-from .epilogue import Epilogue
 from .isa import Expr, broadcast, load, vector, zeros
-from .problem import ConvShape, SumRule, Tile
+from .row_tiles import RowTileBuilder
 from .words import FloatFma
 
 CHANNELS = 4
 """Channels of a register."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class FloatLanes(FloatFma):
-    """One float32 multiply-add per lane and step; the order of summation is free."""
-
-    @property
-    def windowed(self) -> bool:
-        """Its loop nest reads the words that the template would."""
-        return True
-
-    def contraction(
-        self, shape: ConvShape, tile: Tile, rule: SumRule, epilogue: Epilogue, parallel: bool = True
-    ) -> Any:
-        """The PrimFunc."""
-        return FloatBuilder(self.isa, self, shape, tile, rule, epilogue, parallel).build()
-
-
-class FloatBuilder(ContractionBuilder):
+class FloatBuilder(RowTileBuilder):
     """A float32 contraction, four input channels at a time."""
+
+    windowed = True
 
     def accumulate(self, block: Expr, bases: Sequence[Expr]) -> Any:
         """Sums of a tile over all taps."""
@@ -64,3 +48,10 @@ class FloatBuilder(ContractionBuilder):
             for word in range(shape.words - shape.words % CHANNELS, shape.words):
                 run(first + word, offset + word, 1)
         return sums
+
+
+@dataclass(frozen=True, kw_only=True)
+class FloatLanes(FloatFma):
+    """One float32 multiply-add per lane and step; the order of summation is free."""
+
+    builder = FloatBuilder

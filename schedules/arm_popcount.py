@@ -14,11 +14,10 @@ from typing import Any
 
 from tvm.script.ir_builder import tirx as T
 
-from .contraction import ContractionBuilder
-from .epilogue import Epilogue
 from .isa import Expr, registers, zero, zeros
 from .neon import LANES, Neon
 from .problem import ConvShape, SumRule, Tile
+from .row_tiles import RowTileBuilder
 from .words import BitWords
 
 UNROLL = 4
@@ -31,43 +30,6 @@ NEXT = {"uint8": "uint16", "uint16": "uint32"}
 
 PLANES = 2
 """Most planes of weights, and of activations, that share a pass."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Popcount(BitWords):
-    """Population counts in byte counters, in 16-bit counters (UADALP) or in 32-bit ones (UDOT).
-
-    Byte counters take one instruction less in flight for each step; in-order cores gain from UADALP, and UDOT never
-    has to be flushed.
-    """
-
-    isa: Neon
-
-    @property
-    def windowed(self) -> bool:
-        """Its loop nest reads the words that the template would."""
-        return True
-
-    def step(self, accumulator: Expr, activation: Sequence[Expr], weight: Sequence[Expr]) -> Expr:
-        """Adds ``popcount(weight & activation)``."""
-        counts = T.popcount(T.reinterpret("uint8x64", weight[0] & activation[0]))
-        if self.accumulator == "uint32":
-            return self.isa.add_quads(accumulator, counts)
-        if self.accumulator == "uint16":
-            return self.isa.add_byte_pairs(accumulator, counts)
-        return self.isa.add_bytes(accumulator, counts)
-
-    def widen(self, value: Expr, dtype: str, wide: str) -> Expr:
-        """Counters of type `dtype` as counters of the type `wide`, neighbours added up."""
-        while dtype != wide:
-            value, dtype = self.isa.add_pairs(value, dtype), NEXT[dtype]
-        return value
-
-    def contraction(
-        self, shape: ConvShape, tile: Tile, rule: SumRule, epilogue: Epilogue, parallel: bool = True
-    ) -> Any:
-        """See `Words.contraction`."""
-        return PlaneBuilder(self.isa, self, shape, tile, rule, epilogue, parallel).build()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,8 +98,10 @@ def groups(count: int, most: int) -> list[range]:
     return [range(low, high) for low, high in itertools.pairwise(bounds)]
 
 
-class PlaneBuilder(ContractionBuilder):
+class PlaneBuilder(RowTileBuilder):
     """A contraction on bit planes in passes."""
+
+    windowed = True
 
     family: Popcount
 
@@ -236,6 +200,33 @@ class PlaneBuilder(ContractionBuilder):
                 weights[i, n] = T.bind(self.weights[T.ramp(row * LANES, 1, LANES)])
             result = family.step(accumulators[place], acts[j, m], [weights[i, n]])
             T.buffer_store(accumulators, result, [place])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Popcount(BitWords):
+    """Population counts in byte counters, in 16-bit counters (UADALP) or in 32-bit ones (UDOT).
+
+    Byte counters take one instruction less in flight for each step; in-order cores gain from UADALP, and UDOT never
+    has to be flushed.
+    """
+
+    builder = PlaneBuilder
+    isa: Neon
+
+    def step(self, accumulator: Expr, activation: Sequence[Expr], weight: Sequence[Expr]) -> Expr:
+        """Adds ``popcount(weight & activation)``."""
+        counts = T.popcount(T.reinterpret("uint8x64", weight[0] & activation[0]))
+        if self.accumulator == "uint32":
+            return self.isa.add_quads(accumulator, counts)
+        if self.accumulator == "uint16":
+            return self.isa.add_byte_pairs(accumulator, counts)
+        return self.isa.add_bytes(accumulator, counts)
+
+    def widen(self, value: Expr, dtype: str, wide: str) -> Expr:
+        """Counters of type `dtype` as counters of the type `wide`, neighbours added up."""
+        while dtype != wide:
+            value, dtype = self.isa.add_pairs(value, dtype), NEXT[dtype]
+        return value
 
 
 def counters(dtype: str) -> str:

@@ -11,10 +11,10 @@ from typing import Any, Protocol
 
 from tvm.script.ir_builder import tirx as T
 
-from .contraction import ContractionBuilder
 from .isa import Expr, zeros
 from .neon import LANES
-from .problem import ConvShape
+from .problem import ConvShape, Problem
+from .row_tiles import RowTileBuilder
 
 Load = Callable[[int], Expr]
 """The weight register (int8x16) at a position that counts registers from the first word of a chunk."""
@@ -58,19 +58,16 @@ def run_words(shape: ConvShape) -> int:
     return shape.kernel[1] * shape.words if whole else shape.words
 
 
-class RunBuilder(ContractionBuilder):
-    """A contraction whose taps are multiplied run by run.
+class RunBuilder(RowTileBuilder):
+    """A contraction whose taps are multiplied run by run, as the family's `products` do.
 
-    Args:
-        products: how.
-        group: most pixels whose accumulators fit into registers; a tile of more makes several passes.
-        arguments: of `ContractionBuilder`.
+    A tile of more pixels than the family's `group` makes several passes.
     """
 
-    def __init__(self, products: Products, group: int, *arguments: Any) -> None:
-        super().__init__(*arguments)
-        self.products = products
-        passes = -(-self.pixels // group)
+    def __init__(self, family: Any, problem: Problem) -> None:
+        super().__init__(family, problem)
+        self.products: Products = family.products(self.shape)
+        passes = -(-self.pixels // family.group(self.shape, self.tile.blocks))
         self.group = -(-self.pixels // passes)
 
     def accumulate(self, block: Expr, bases: Sequence[Expr]) -> Any:

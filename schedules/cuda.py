@@ -17,8 +17,9 @@ from .cuda_tensor import TensorWords
 from .cuda_tensor_tile import TensorTile, tensor_tile
 from .cuda_warp import Warp
 from .cuda_wgmma import B1Wgmma, warpgroup_space, warpgroup_tile
+from .family import Family
 from .formats import Kind
-from .problem import ConvShape, Family, SumRule
+from .problem import ConvShape, SumRule
 from .space import Space
 
 __all__ = ["depthwise", "family", "image_kind", "machine", "maps", "space", "tile"]

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
+from .buffers import declare
 from .combine import combine
 from .cuda_device import device_call
 from .cuda_maps import buffer
@@ -30,9 +31,8 @@ from .cuda_warp import (
     mod,
     word_at,
 )
-from .epilogue import Epilogue
 from .isa import Expr, load
-from .problem import ConvShape, SumRule, Tile, basis_dtype, output_shapes, parameter_shapes
+from .problem import ConvShape, Problem, SumRule, Tile, basis_dtype, output_shapes, parameter_shapes
 from .words import Words
 
 
@@ -57,23 +57,24 @@ class Spot:
 
 
 class WarpContraction:
-    """Emits a contraction; a family with a main loop of its own overrides `accumulate` and `total`."""
+    """Emits a contraction; a family with a main loop of its own overrides `accumulate` and `sum`.
 
-    def __init__(self, isa: Any, family: Any, shape: ConvShape, tile: Any, rule: SumRule, epilogue: Epilogue) -> None:
-        self.isa, self.family, self.shape, self.tile, self.rule, self.epilogue = (
-            isa,
-            family,
-            shape,
-            tile,
-            rule,
-            epilogue,
-        )
-        self.window = shape.pool[0] * shape.pool[1]
-        self.channels = shape.blocks * LANES
-        self.rows = shape.tile_rows * shape.tile_columns
+    Attributes:
+        windowed: whether a tile of a grouped convolution reads a window of the input's words alone.
+    """
+
+    windowed: ClassVar[bool] = True
+
+    def __init__(self, family: Any, problem: Problem) -> None:
+        self.family, self.isa = family, family.isa
+        self.shape, self.rule, self.epilogue = problem.shape, problem.rule, problem.epilogue
+        self.tile: Any = problem.tile
+        self.window = self.shape.pool[0] * self.shape.pool[1]
+        self.channels = self.shape.blocks * LANES
+        self.rows = self.shape.tile_rows * self.shape.tile_columns
 
     def build(self) -> Any:
-        """The PrimFunc; parameters as in the template of the CPUs (contraction.py), without a workspace."""
+        """The PrimFunc; parameters as on CPUs (nest.py), without a workspace."""
         with IRBuilder() as builder, T.prim_func():
             T.func_name("contraction")
             self.arguments()
@@ -95,14 +96,9 @@ class WarpContraction:
         basis = basis_dtype(self.rule, epilogue)
         rows = max(shape.weight_planes, self.rule.weight_basis)
         self.basis = T.arg("basis", T.buffer((rows * self.channels,), basis)) if basis else None
-        parameters = [
-            T.arg(f"parameter{index}", T.buffer((size,), dtype))
-            for index, (dtype, size) in enumerate(parameter_shapes(epilogue, self.channels))
-        ]
-        self.outputs = [
-            T.arg(f"output{index}", T.buffer((SAMPLES * size,), dtype))
-            for index, (dtype, size) in enumerate(output_shapes(shape, self.rule, epilogue, self.isa))
-        ]
+        parameters = declare("parameter", parameter_shapes(epilogue, self.channels))
+        sizes = output_shapes(shape, self.rule, epilogue, self.isa)
+        self.outputs = declare("output", [(dtype, SAMPLES * size) for dtype, size in sizes])
         self.emitter = WarpEmitter(
             self.isa,
             epilogue,
@@ -262,25 +258,9 @@ class WarpWords(Words):
         """Four bytes of one pixel: 32 bits of a plane, or four channels."""
         return [word_at(source, index)]
 
-    def contraction(
-        self,
-        shape: ConvShape,
-        tile: Tile,
-        rule: SumRule,
-        epilogue: Epilogue,
-        parallel: bool = True,  # noqa: ARG002 - always is
-    ) -> Any:
-        """The PrimFunc."""
-        return self.builder(self.isa, self, shape, tile, rule, epilogue).build()
-
     def workspace(self, shape: ConvShape, rule: SumRule) -> int:  # noqa: ARG002 - CPUs need both
         """None: every warp counts the ones of its own windows."""
         return 0
-
-    @property
-    def windowed(self) -> bool:
-        """Its loop nest reads a window of the words of grouped convolutions."""
-        return True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -330,6 +310,8 @@ class FloatFma(WarpWords):
 class DepthwiseContraction(WarpContraction):
     """Output channel c reads input channel c alone: each thread reads its own."""
 
+    windowed = False
+
     def accumulate(self, block: Expr, bases: Sequence[Expr]) -> Any:
         """Sums over all taps."""
         shape, blocks, kind = self.shape, self.tile.blocks, self.family.accumulator
@@ -353,8 +335,3 @@ class Depthwise(WarpWords):
 
     builder = DepthwiseContraction
     cycles: float = 1.0
-
-    @property
-    def windowed(self) -> bool:
-        """Weights are those of single channels, not words of a window."""
-        return False

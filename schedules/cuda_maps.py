@@ -11,13 +11,15 @@ from typing import Any
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
+from .buffers import pixel_index
 from .cuda_device import device_call
 from .cuda_warp import LANE, LANES, SAMPLES, WARPS, WarpEmitter, div, fill_halo, launch, locals_of, mod
 from .elementwise import Window
-from .epilogue import Epilogue, UniformStep, pixel_index, uniform_code
+from .epilogue import Epilogue, UniformStep
 from .formats import Format, round_up
 from .isa import Expr, Isa, constant, load
 from .problem import parameter_shapes
+from .quantizers import uniform_code
 
 THREADS = LANES * WARPS
 """Of a thread block."""

@@ -224,11 +224,6 @@ class TensorWords(WarpWords):
     cycles: float = 1.0
     instruction: str
 
-    @property
-    def windowed(self) -> bool:
-        """Grouped convolutions are dense ones, with structural zeros and, of bits, a mask."""
-        return False
-
     def fewer(self, shape: ConvShape, rule: SumRule, tile: Any) -> tuple[Tile, int] | None:
         """The tile for launches of few samples, see `fewer_tile`."""
         return fewer_tile(shape, rule, tile, self.isa.multiprocessors)

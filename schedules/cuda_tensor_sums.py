@@ -18,9 +18,8 @@ from .combine import combine
 from .cuda_contraction import Spot, WarpContraction
 from .cuda_tensor_tile import COLUMNS, ROWS, Block, TensorTile
 from .cuda_warp import COLUMN, CTA, LANE, LANES, SAMPLES, WARP, Warp, div, mod
-from .epilogue import Epilogue
 from .isa import Expr
-from .problem import ConvShape, SumRule
+from .problem import Problem
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,9 +46,12 @@ class TensorSums(WarpContraction):
     shared: Any
     counts: Any
 
-    def __init__(self, isa: Any, family: Any, shape: ConvShape, tile: Any, rule: SumRule, epilogue: Epilogue) -> None:
-        super().__init__(isa, family, shape, tile, rule, epilogue)
-        self.block = Block(tile=tile, shape=shape, rule=rule)
+    windowed = False  # dense, with structural zeros and, of bits, a mask
+
+    def __init__(self, family: Any, problem: Problem) -> None:
+        super().__init__(family, problem)
+        rule, epilogue = self.rule, self.epilogue
+        self.block = Block(tile=self.tile, shape=self.shape, rule=rule)
         self.height, self.width = self.block.height, self.block.width
         self.pixels = self.height // self.window
         self.kind = "int32" if epilogue.mode in ("integer", "sums") else "float64"

@@ -15,8 +15,9 @@ import tvm
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
+from .buffers import pixel_index
 from .cuda_device import device_call
-from .epilogue import Emitter, pixel_index
+from .emitter import Emitter
 from .formats import Format
 from .isa import Expr
 

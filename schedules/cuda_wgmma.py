@@ -21,9 +21,8 @@ from .cuda_tensor import TensorContraction, TensorWords
 from .cuda_tensor_sums import Fragments
 from .cuda_tensor_tile import CHUNKS, ROWS, SLICE_BYTES, STAGES, WORDS, Block, TensorTile
 from .cuda_warp import COLUMN, div
-from .epilogue import Epilogue
 from .isa import Expr
-from .problem import ConvShape, SumRule, Tile
+from .problem import ConvShape, Problem, SumRule, Tile
 from .space import Space, distinct
 
 GROUP_ROWS = 64
@@ -74,11 +73,9 @@ class WarpgroupContraction(TensorContraction):
     alignment = ALIGNMENT
     block: WarpgroupBlock
 
-    def __init__(
-        self, isa: Any, family: Any, shape: ConvShape, tile: TensorTile, rule: SumRule, epilogue: Epilogue
-    ) -> None:
-        super().__init__(isa, family, shape, tile, rule, epilogue)
-        self.block = WarpgroupBlock(tile=tile, shape=shape, rule=rule)
+    def __init__(self, family: Any, problem: Problem) -> None:
+        super().__init__(family, problem)
+        self.block = WarpgroupBlock(tile=self.tile, shape=self.shape, rule=self.rule)
 
     def shared_bytes(self) -> int:
         """Shared memory for the chunks, later for values."""

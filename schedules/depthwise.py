@@ -12,34 +12,13 @@ from typing import Any
 
 from tvm.script.ir_builder import tirx as T
 
-from .contraction import ContractionBuilder
-from .epilogue import Epilogue
 from .isa import Expr, Isa, load, vector, zeros
-from .problem import ConvShape, SumRule, Tile
+from .row_tiles import RowTileBuilder
 from .words import Words
 
 
-def depthwise(isa: Isa, accumulator: str, weight_dtype: str) -> Depthwise:
-    """The family of depthwise convolutions."""
-    return Depthwise(isa=isa, accumulator=accumulator, weight_dtype=weight_dtype)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Depthwise(Words):
-    """Products of channels lane by lane: of float32, or of bytes by int8 weights into int32."""
-
-    cycles: float = 1.0
-
-    def contraction(
-        self, shape: ConvShape, tile: Tile, rule: SumRule, epilogue: Epilogue, parallel: bool = True
-    ) -> Any:
-        """The PrimFunc; parameters as in the template, with a weight for each tap and channel."""
-        family: Any = self
-        return DepthwiseBuilder(self.isa, family, shape, tile, rule, epilogue, parallel).build()
-
-
-class DepthwiseBuilder(ContractionBuilder):
-    """The template with loads of vectors in place of broadcasts."""
+class DepthwiseBuilder(RowTileBuilder):
+    """Vectors of both factors, a weight for each tap and channel."""
 
     def accumulate(self, block: Expr, bases: Sequence[Expr]) -> Any:
         """Sums of a tile over all taps."""
@@ -60,3 +39,16 @@ class DepthwiseBuilder(ContractionBuilder):
                     index = m * blocks + n
                     T.buffer_store(sums, sums[index] + value * weight, [index])
         return sums
+
+
+def depthwise(isa: Isa, accumulator: str, weight_dtype: str) -> Depthwise:
+    """The family of depthwise convolutions."""
+    return Depthwise(isa=isa, accumulator=accumulator, weight_dtype=weight_dtype)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Depthwise(Words):
+    """Products of channels lane by lane: of float32, or of bytes by int8 weights into int32."""
+
+    builder = DepthwiseBuilder
+    cycles: float = 1.0

@@ -9,10 +9,13 @@ from typing import Any
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
-from .epilogue import Emitter, Epilogue, UniformStep, fill_halo, pixel_index, uniform_code
+from .buffers import declare, fill_halo, pixel_index
+from .emitter import Emitter
+from .epilogue import Epilogue, UniformStep
 from .formats import Format, round_up
 from .isa import Expr, Isa, constant, load, registers, store, vector
 from .problem import PARALLEL_MIN_US, estimated_us, parameter_shapes
+from .quantizers import uniform_code
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,19 +54,10 @@ def mapped(isa: Isa, source: Format, window: Window | None, epilogue: Epilogue, 
         T.func_name("mapped")
         T.func_attr({"tirx.noalias": True})
         data = T.arg("source", T.buffer((source.size,), source.dtype))
-        residuals = [
-            T.arg(f"residual{index}", T.buffer((form.size,), form.dtype))
-            for index, form in enumerate(epilogue.residuals())
-        ]
+        residuals = declare("residual", [(form.dtype, form.size) for form in epilogue.residuals()])
         signs = T.arg("signs", T.buffer((channels,), "float32")) if window and window.signed else None
-        parameters = [
-            T.arg(f"parameter{index}", T.buffer((size,), dtype))
-            for index, (dtype, size) in enumerate(parameter_shapes(epilogue, channels))
-        ]
-        outputs = [
-            T.arg(f"output{index}", T.buffer((item.format.size,), item.format.dtype))
-            for index, item in enumerate(epilogue.stores)
-        ]
+        parameters = declare("parameter", parameter_shapes(epilogue, channels))
+        outputs = declare("output", [(item.format.dtype, item.format.size) for item in epilogue.stores])
         for item, output in zip(epilogue.stores, outputs, strict=True):
             fill_halo(output, item.format)
             _zero_tail(output, item.format, channels)
@@ -199,7 +193,7 @@ def concat(sources: Sequence[Format], target: Format) -> Any:
     with IRBuilder() as builder, T.prim_func():
         T.func_name("concat")
         T.func_attr({"tirx.noalias": True})
-        data = [T.arg(f"source{index}", T.buffer((form.size,), form.dtype)) for index, form in enumerate(sources)]
+        data = declare("source", [(form.dtype, form.size) for form in sources])
         output = T.arg("output", T.buffer((target.size,), target.dtype))
         fill_halo(output, target)
         with T.serial(0, target.height) as y, T.serial(0, target.width) as x:
@@ -224,7 +218,7 @@ def join_bits(sources: Sequence[Format], target: Format) -> Any:
     with IRBuilder() as builder, T.prim_func():
         T.func_name("join_bits")
         T.func_attr({"tirx.noalias": True})
-        data = [T.arg(f"source{index}", T.buffer((form.size,), form.dtype)) for index, form in enumerate(sources)]
+        data = declare("source", [(form.dtype, form.size) for form in sources])
         output = T.arg("output", T.buffer((target.size,), target.dtype))
         fill_halo(output, target)
         with T.serial(0, target.height) as y, T.serial(0, target.width) as x, T.serial(0, target.planes) as j:

@@ -19,10 +19,10 @@ import numpy.typing as npt
 from tvm.script.ir_builder import tirx as T
 
 from .contraction import ContractionBuilder, tile_weights
-from .epilogue import Epilogue
 from .isa import STACK, Expr, Isa, broadcast, constant, load, store, vector, zeros
 from .packed_winograd import TransformedTiles, fits, transformed_size
-from .problem import ConvShape, SumRule, Tile, estimated_us
+from .problem import ConvShape, Problem, SumRule, Tile, estimated_us
+from .row_tiles import RowTileBuilder
 from .words import WORD, FloatFma, Words
 
 SIGN = 1 << 31
@@ -90,13 +90,11 @@ class Packed(Words):
         """Look-ups for a word of `channels` activations."""
         return -(-channels // self.group)
 
-    def contraction(
-        self, shape: ConvShape, tile: Tile, rule: SumRule, epilogue: Epilogue, parallel: bool = True
-    ) -> Any:
-        """The PrimFunc; parameters as in the template, with a weight basis float32[rows, channels]."""
-        family: Any = self
-        nest = SignedSums if is_vector(shape) else TransformedTiles if self.tiled(shape) else Expanded
-        return nest(self.isa, family, shape, tile, rule, epilogue, parallel).build()
+    def contraction(self, problem: Problem) -> Any:
+        """The PrimFunc, with a weight basis float32[rows, channels]."""
+        shape = problem.shape
+        builder = SignedSums if is_vector(shape) else TransformedTiles if self.tiled(shape) else Expanded
+        return builder(self, problem).build()
 
     def operands(self, words: npt.NDArray[Any], shape: ConvShape, tile: Tile) -> tuple[npt.NDArray[Any], ...]:
         """Words [O, P, kh, kw, W, 1] by tiles; a set bit is +1 in a look-up, and -1 where signs are flipped."""
@@ -117,7 +115,7 @@ def flip(value: Expr, words: Expr, position: Expr, isa: Isa) -> Expr:
     return T.reinterpret(vector("float32", isa), T.bitwise_xor(T.reinterpret(unsigned, value), sign))
 
 
-class SignedSums(ContractionBuilder):
+class SignedSums(RowTileBuilder):
     """One output pixel: sums of activations with the signs of the weights' bits."""
 
     family: Any
@@ -233,21 +231,12 @@ class SignedSums(ContractionBuilder):
 class Expanded(ContractionBuilder):
     """More than one output pixel: weights of a tile's channels become floats, and the float32 loop nest reads those."""
 
-    def __init__(
-        self,
-        isa: Isa,
-        family: Any,
-        shape: ConvShape,
-        tile: Tile,
-        rule: SumRule,
-        epilogue: Epilogue,
-        parallel: bool,
-    ) -> None:
-        super().__init__(isa, family, shape, tile, rule, epilogue, parallel)
-        self.multiply: Any = FloatFma(isa=isa, accumulator="float32", weight_dtype="float32", cycles=0.5)
+    def __init__(self, family: Any, problem: Problem) -> None:
+        super().__init__(family, problem)
+        shape = self.shape
+        self.multiply: Any = FloatFma(isa=self.isa, accumulator="float32", weight_dtype="float32", cycles=0.5)
         self.words = -(-shape.words // WORD)
-        self.tasks = shape.blocks // tile.blocks
-        self.parallel = self.parallel and self.tasks > 1
+        self.tasks = shape.blocks // self.tile.blocks
 
     def weight_size(self) -> int:
         """Packed words."""

@@ -13,9 +13,8 @@ import numpy as np
 from tvm.script.ir_builder import tirx as T
 
 from . import winograd
-from .epilogue import Epilogue
 from .isa import Expr, broadcast, constant, load, store, vector, zeros
-from .problem import PARALLEL_MIN_US, ConvShape, SumRule, Tile
+from .problem import ConvShape, Problem
 from .winograd import OUTPUT_MAP, POSITIONS, SIDE, TileBuilder, stack_buffer
 from .words import WORD
 
@@ -41,20 +40,10 @@ class TransformedTiles(TileBuilder):
 
     family: Any
 
-    def __init__(
-        self,
-        isa: Any,
-        family: Any,
-        shape: ConvShape,
-        tile: Tile,
-        rule: SumRule,
-        epilogue: Epilogue,
-        parallel: bool,
-    ) -> None:
-        super().__init__(isa, family, shape, tile, rule, epilogue, parallel)
-        self.words = -(-shape.words // WORD)
+    def __init__(self, family: Any, problem: Problem) -> None:
+        super().__init__(family, problem)
+        self.words = -(-self.shape.words // WORD)
         self.tasks = self.stacks
-        self.parallel = parallel and self.tasks > 1 and self.estimated_us() >= PARALLEL_MIN_US
 
     def weight_size(self) -> int:
         """Packed words."""
@@ -86,8 +75,7 @@ class TransformedTiles(TileBuilder):
             first = T.bind(T.min(group * self.group, self.tiles - self.group))
             with T.serial(0, POSITIONS) as position, T.serial(0, self.turns) as turn:
                 self._register_tile(position, first, T.bind(T.min(turn * self.together, self.group - self.together)))
-            with T.serial(0, self.group) as tile, T.serial(0, blocks) as n:
-                self._outputs(index * blocks + n, first + tile, tile, n)
+            self.emit_group(first, index)
 
     def result(self, value: Expr, place: int, block: Expr) -> Expr:  # noqa: ARG002
         """Y: the transformed weights have the factors of A, and the quarter."""
@@ -111,13 +99,6 @@ class TransformedTiles(TileBuilder):
                     T.buffer_store(held, held[at] + spread * factor, [at])
         for at in range(count):
             store(self.sums, held[at], ((position * self.group + tile) * blocks + at) * isa.lanes, isa)
-
-    def _outputs(self, block: Expr, number: Expr, tile: Expr, n: Expr) -> None:
-        def sums(i: int, j: int) -> Expr:
-            at = (((i * SIDE + j) * self.group + tile) * self.tile.blocks + n) * self.isa.lanes
-            return load(self.sums, at, self.isa)
-
-        self.emit_tile(block, number, sums)
 
     def _expand(self, stack: Expr) -> None:
         """U of a stack: [4 x 4, channels, blocks, lanes]."""

@@ -14,17 +14,16 @@ where * multiplies element by element and sums over input channels. What A doubl
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from tvm.script.ir_builder import tirx as T
 
-from .contraction import ContractionBuilder
-from .epilogue import Epilogue
 from .isa import STACK, Expr
-from .problem import ConvShape, SumRule, Tile
+from .nest import NestBuilder
+from .problem import ConvShape, Problem, Tile
 
 WEIGHT_MAP = np.array([[1, 0, 0], [1, 1, 1], [1, -1, 1], [0, 0, 1]])
 """G"""
@@ -85,28 +84,22 @@ def winograd_tile(shape: ConvShape, blocks: int | None) -> Tile:
     return Tile(pixels=8 // count, blocks=count)
 
 
-class TileBuilder(ContractionBuilder, ABC):
+class TileBuilder(NestBuilder):
     """Loop nests over input tiles, which are numbered row by row and multiplied in groups.
 
     Attributes:
         side: rows and columns of an input tile.
         step: rows and columns of its outputs.
         group_tiles: input tiles that are multiplied together, about.
+        sums: of a group and a stack of channels: [side x side, tiles, blocks, lanes].
     """
 
     side, step, group_tiles = SIDE, 2, GROUP_TILES
+    sums: Any
 
-    def __init__(
-        self,
-        isa: Any,
-        family: Any,
-        shape: ConvShape,
-        tile: Tile,
-        rule: SumRule,
-        epilogue: Epilogue,
-        parallel: bool,
-    ) -> None:
-        super().__init__(isa, family, shape, tile, rule, epilogue, parallel)
+    def __init__(self, family: Any, problem: Problem) -> None:
+        super().__init__(family, problem)
+        shape, tile = self.shape, self.tile
         self.pooled = shape.pool != (1, 1)
         self.rows, self.columns = tile_grid(shape, self.step)
         self.tiles = self.rows * self.columns
@@ -158,11 +151,21 @@ class TileBuilder(ContractionBuilder, ABC):
             for j, value in enumerate(input_map(line)):
                 yield i, j, value
 
-    def emit_tile(self, block: Expr, tile: Expr, sums: Callable[[int, int], Expr]) -> None:
-        """The outputs of a tile for one vector of channels, from its sums at each position."""
+    def emit_group(self, first: Expr, stack: Expr) -> None:
+        """The outputs of a group of tiles, from tile `first` on, for one stack of channels."""
+        with T.serial(0, self.group) as tile, T.serial(0, self.tile.blocks) as n:
+            self._emit_tile(stack * self.tile.blocks + n, first + tile, tile, n)
+
+    def _emit_tile(self, block: Expr, number: Expr, tile: Expr, n: Expr) -> None:
+        """The outputs of tile `number`, the group's tile `tile`, for vector `block`, the stack's vector `n`."""
         shape, lanes = self.shape, self.isa.lanes
-        row, column = self.corner(tile)
-        lines = [self.output_map([T.bind(sums(i, j)) for i in range(self.side)]) for j in range(self.side)]
+        row, column = self.corner(number)
+
+        def sums(i: int, j: int) -> Expr:
+            at = (((i * self.side + j) * self.group + tile) * self.tile.blocks + n) * lanes
+            return T.bind(self.sums[T.ramp(at, 1, lanes)])
+
+        lines = [self.output_map([sums(i, j) for i in range(self.side)]) for j in range(self.side)]
         pooled: Expr = None
         for dy in range(self.step):
             for dx, value in enumerate(self.output_map([line[dy] for line in lines])):

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 from tvm.script.ir_builder import tirx as T
 
-from .contraction import contraction, tile_weights
-from .epilogue import Epilogue
+from .contraction import ContractionBuilder, tile_weights
 from .isa import Expr, Isa, broadcast
-from .problem import ConvShape, SumRule, Tile, workspace_size
+from .problem import ConvShape, Problem, SumRule, Tile, workspace_size
 
 WORD = 32
 """Weights of one plane in a packing word of bits."""
@@ -25,8 +24,12 @@ class Words:
 
     `cycles` is what one step takes on the arithmetic ports, `latency` the cycles from one step of an accumulator to
     the next, `instructions` those of a step and `operand_instructions` those of an activation operand.
+
+    Attributes:
+        builder: of the PrimFunc; one with weights in an order of its own comes with `operands`.
     """
 
+    builder: ClassVar[type[Any]] = ContractionBuilder
     isa: Isa
     accumulator: str
     weight_dtype: str
@@ -37,7 +40,6 @@ class Words:
     latency: float = 5.0
     instructions: int = 2
     operand_instructions: int = 1
-    carry_save: bool = False
     total: str = "int32"
     table_size: int = 0
 
@@ -50,12 +52,9 @@ class Words:
         """`total` plus the accumulator, for families that do not widen."""
         return total + accumulator
 
-    def contraction(
-        self, shape: ConvShape, tile: Tile, rule: SumRule, epilogue: Epilogue, parallel: bool = True
-    ) -> Any:
-        """The PrimFunc of a contraction; a family with a loop nest of its own overrides this and `operands`."""
-        family: Any = self
-        return contraction(self.isa, family, shape, tile, rule, epilogue, parallel)
+    def contraction(self, problem: Problem) -> Any:
+        """The PrimFunc of a contraction."""
+        return self.builder(self, problem).build()
 
     def operands(self, words: npt.NDArray[Any], shape: ConvShape, tile: Tile) -> tuple[npt.NDArray[Any], ...]:
         """Words [O, P, kh, kw, W, vectors] in the order in which `contraction` reads them, flat; the table if any."""
@@ -103,11 +102,6 @@ class Words:
     def most_blocks(self, shape: ConvShape) -> int:
         """Most vectors of channels that a tile can have."""
         return shape.blocks
-
-    @property
-    def windowed(self) -> bool:
-        """Whether its loop nest can read a window of the input's words: those of the template can."""
-        return type(self).contraction is Words.contraction
 
     def fewer(self, shape: ConvShape, rule: SumRule, tile: Tile) -> tuple[Tile, int] | None:  # noqa: ARG002
         """Another tile for the same operands, and the most samples of a launch that it is for; None on CPUs."""

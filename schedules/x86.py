@@ -9,9 +9,10 @@ from lqcompile.target import Target
 
 from . import elementwise as maps
 from .depthwise import Depthwise, depthwise
+from .family import Family
 from .formats import Kind
 from .packed import Packed
-from .problem import ConvShape, Family, SumRule, Tile
+from .problem import ConvShape, SumRule, Tile
 from .space import Space, distinct, register_tiles
 from .winograd import winograd_tile
 from .words import FloatFma
@@ -172,7 +173,7 @@ def space(
     tiles = register_tiles(best, counts, shape.tile_columns, _accumulators(isa, kind) / held)
     unrolled = tuple(count for count in UNROLLED if shape.words % count == 0)
     # Carry-save adders take eight words at a time anyway, and depthwise kernels have no loop over words.
-    looped = len(unrolled) > 1 and not kind.carry_save and not isinstance(kind, Depthwise)
+    looped = len(unrolled) > 1 and not isinstance(kind, Depthwise | PopcountCarrySave)
     return Space(tiles=tiles, knobs={"unroll": unrolled} if looped else {})
 
 
@@ -185,4 +186,4 @@ def _accumulators(isa: X86, kind: Family) -> int:
     """Accumulators of a family that stay in registers."""
     if isinstance(kind, Lookup):
         return LOOKUP_ACCUMULATORS
-    return CARRY_SAVE_ACCUMULATORS if kind.carry_save else isa.accumulators
+    return CARRY_SAVE_ACCUMULATORS if isinstance(kind, PopcountCarrySave) else isa.accumulators

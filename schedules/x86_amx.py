@@ -23,10 +23,9 @@ import numpy.typing as npt
 from tvm.script.ir_builder import tirx as T
 
 from .combine import combine
-from .contraction import ContractionBuilder
-from .epilogue import Epilogue
 from .isa import STACK, Expr, load
-from .problem import ConvShape, SumRule, Tile, basis_dtype
+from .nest import NestBuilder
+from .problem import ConvShape, Problem, SumRule, Tile, basis_dtype
 from .words import Words
 from .x86_amx_tile import ACCUMULATORS, CHANNELS, TILE_BYTES, Segments, TileGroup, blocks_of, group_cycles
 
@@ -51,89 +50,26 @@ def tile_configuration(rows: int, depth: int) -> npt.NDArray[np.uint8]:
     return config
 
 
-@dataclass(frozen=True, kw_only=True)
-class DotTiles(Words):
-    """TDPBUSD: 16 positions by 16 channels by 64 bytes; on bytes, or on `planes` of bits that become bytes first."""
+class TileContraction(NestBuilder):
+    """Builds the PrimFunc of one contraction; its table is the tile configuration.
 
-    accumulator: str = "int32"
-    weight_dtype: str = "int8"
-    cycles: float = 0.0625
-    table_size: int = 64
-    planes: bool = False
+    Tasks take groups of tiles in a row, channels outermost.
+    """
 
-    def operands(self, words: npt.NDArray[Any], shape: ConvShape, tile: Tile) -> tuple[npt.NDArray[Any], ...]:
-        """Weights in the order of `TileContraction`, and the tile configuration.
-
-        Args:
-            words: int32[O, P, kh, kw, W, 1], four input channels to a word.
-            shape: loop nest.
-            tile: a `TileGroup`.
-
-        Returns:
-            int8[groups of channels, steps, P, blocks, depth / 4, 16 channels, 4], flat, and uint8[64].
-        """
-        group = _group(tile)
-        segments = Segments.of(shape)
-        outputs, planes, rows, columns, *_ = words.shape
-        data = np.ascontiguousarray(words).view(np.int8).reshape(outputs, planes, rows, columns, -1)
-        missing = shape.source.padded_channels - data.shape[-1]
-        data = np.pad(data, [(0, shape.blocks * CHANNELS - outputs), *[(0, 0)] * 3, (0, missing)])
-        data = data.reshape(len(data), planes, segments.count, segments.bytes)
-        parts = []
-        for index, start in enumerate(segments.starts):
-            part = data[..., start : start + segments.depth].copy()
-            part[..., : index * TILE_BYTES - start] = 0  # what the part before it has already
-            parts.append(part)
-        steps = np.stack(parts, axis=3).reshape(-1, group.blocks, CHANNELS, planes, segments.steps, segments.depth)
-        split = steps.reshape(*steps.shape[:-1], -1, 4)
-        packed = np.ascontiguousarray(split.transpose(0, 4, 3, 1, 5, 2, 6)).ravel()
-        return packed, tile_configuration(group.rows, segments.depth)
-
-    def contraction(
-        self, shape: ConvShape, tile: Tile, rule: SumRule, epilogue: Epilogue, parallel: bool = True
-    ) -> Any:
-        """The PrimFunc; parameters as in `lqcompile.schedules.contraction`, the table is the tile configuration."""
-        return TileContraction(self, shape, _group(tile), rule, epilogue, parallel).build()
-
-    def most_blocks(self, shape: ConvShape) -> int:
-        """A tile of channels for each tile register of sums, below each other those of a pooling window."""
-        return ACCUMULATORS // shape.pool[0]
-
-    def workspace(self, shape: ConvShape, rule: SumRule) -> int:
-        """int32 elements: the bits of all planes as bytes, [plane][pixel][channel]."""
-        return rule.act_planes * _plane_bytes(shape) // 4 if self.planes else 0
-
-
-def _group(tile: Tile) -> TileGroup:
-    if not isinstance(tile, TileGroup):
-        raise TypeError("tile registers need a TileGroup")
-    return tile
-
-
-def _plane_bytes(shape: ConvShape) -> int:
-    return shape.source.padded_height * shape.source.padded_width * shape.source.padded_channels
-
-
-class TileContraction(ContractionBuilder):
-    """Builds the PrimFunc of one contraction. Tasks take groups of tiles in a row, channels outermost."""
-
-    def __init__(
-        self, family: DotTiles, shape: ConvShape, group: TileGroup, rule: SumRule, epilogue: Epilogue, parallel: bool
-    ) -> None:
-        self.group, self.bits = group, family.planes
+    def __init__(self, family: Any, problem: Problem) -> None:
+        super().__init__(family, problem)
+        self.group, self.bits = _group(problem.tile), family.planes
+        shape, group = self.shape, self.group
         self.segments = Segments.of(shape)
         self.tiles = group.down * group.across
-        self.passes = blocks_of(self.tiles * rule.act_planes, group.blocks * shape.weight_planes)
+        self.passes = blocks_of(self.tiles * self.rule.act_planes, group.blocks * shape.weight_planes)
         self.columns, rows = group.steps(shape)
         self.groups = self.columns * rows
         self.count = self.groups * (shape.blocks // group.blocks)
-        self.work = group_cycles(shape, rule, group) * self.count
-        template: Any = family
-        super().__init__(family.isa, template, shape, group, rule, epilogue, parallel)
-        most = max(1, min(self.count, int(self.work / CHUNK_CYCLES)))
-        self.chunk = -(-self.count // most) if self.parallel else self.count
+        self.work = group_cycles(shape, self.rule, group) * self.count
+        self.tasks = max(1, min(self.count, int(self.work / CHUNK_CYCLES)))
+        self.chunk = -(-self.count // self.tasks) if self.parallel else self.count
         self.tasks = -(-self.count // self.chunk)
-        self.parallel = self.parallel and self.tasks > 1
 
     def estimated_us(self) -> float:
         """Rough time on one core, at 2 GHz."""
@@ -311,6 +247,64 @@ class TileContraction(ContractionBuilder):
         tile = down * group.across + across // group.rows + j * self.tiles
         at = (tile * self._columns + i * group.blocks + n) * group.rows + across % group.rows
         return load(self.sums, self.aligned + at * CHANNELS, self.isa)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DotTiles(Words):
+    """TDPBUSD: 16 positions by 16 channels by 64 bytes; on bytes, or on `planes` of bits that become bytes first."""
+
+    builder = TileContraction
+    accumulator: str = "int32"
+    weight_dtype: str = "int8"
+    cycles: float = 0.0625
+    table_size: int = 64
+    planes: bool = False
+
+    def operands(self, words: npt.NDArray[Any], shape: ConvShape, tile: Tile) -> tuple[npt.NDArray[Any], ...]:
+        """Weights in the order of `TileContraction`, and the tile configuration.
+
+        Args:
+            words: int32[O, P, kh, kw, W, 1], four input channels to a word.
+            shape: loop nest.
+            tile: a `TileGroup`.
+
+        Returns:
+            int8[groups of channels, steps, P, blocks, depth / 4, 16 channels, 4], flat, and uint8[64].
+        """
+        group = _group(tile)
+        segments = Segments.of(shape)
+        outputs, planes, rows, columns, *_ = words.shape
+        data = np.ascontiguousarray(words).view(np.int8).reshape(outputs, planes, rows, columns, -1)
+        missing = shape.source.padded_channels - data.shape[-1]
+        data = np.pad(data, [(0, shape.blocks * CHANNELS - outputs), *[(0, 0)] * 3, (0, missing)])
+        data = data.reshape(len(data), planes, segments.count, segments.bytes)
+        parts = []
+        for index, start in enumerate(segments.starts):
+            part = data[..., start : start + segments.depth].copy()
+            part[..., : index * TILE_BYTES - start] = 0  # what the part before it has already
+            parts.append(part)
+        steps = np.stack(parts, axis=3).reshape(-1, group.blocks, CHANNELS, planes, segments.steps, segments.depth)
+        split = steps.reshape(*steps.shape[:-1], -1, 4)
+        packed = np.ascontiguousarray(split.transpose(0, 4, 3, 1, 5, 2, 6)).ravel()
+        return packed, tile_configuration(group.rows, segments.depth)
+
+    def most_blocks(self, shape: ConvShape) -> int:
+        """A tile of channels for each tile register of sums, below each other those of a pooling window."""
+        return ACCUMULATORS // shape.pool[0]
+
+    def workspace(self, shape: ConvShape, rule: SumRule) -> int:
+        """int32 elements: the bits of all planes as bytes, [plane][pixel][channel]."""
+        return rule.act_planes * _plane_bytes(shape) // 4 if self.planes else 0
+
+
+def _group(tile: Tile) -> TileGroup:
+    if not isinstance(tile, TileGroup):
+        raise TypeError("tile registers need a TileGroup")
+    return tile
+
+
+def _plane_bytes(shape: ConvShape) -> int:
+    return shape.source.padded_height * shape.source.padded_width * shape.source.padded_channels
 
 
 def _tile(name: str, *arguments: Expr) -> Expr:

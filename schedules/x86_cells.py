@@ -26,10 +26,9 @@ import numpy as np
 import numpy.typing as npt
 from tvm.script.ir_builder import tirx as T
 
-from .epilogue import Epilogue
 from .formats import round_up
 from .isa import Expr, broadcast, constant, vector, zeros
-from .problem import PARALLEL_MIN_US, ConvShape, SumRule, Tile, estimated_us
+from .problem import ConvShape, Problem, Tile, estimated_us
 from .winograd import TileBuilder, stack_buffer, tile_grid
 from .words import Words
 from .x86_bytes import multiply_words, words_type
@@ -90,34 +89,6 @@ def transformed(values: npt.NDArray[Any], stride: int) -> npt.NDArray[np.int32]:
     return products.astype(np.int32).reshape(POSITIONS, stride * stride * channels, outputs)
 
 
-@dataclass(frozen=True, kw_only=True)
-class DotCells(Words):
-    """VPMADDWD on transformed tiles of cells."""
-
-    isa: X86
-    accumulator: str = "int32"
-    weight_dtype: str = "int32"
-    cycles: float = 0.6
-
-    def contraction(
-        self, shape: ConvShape, tile: Tile, rule: SumRule, epilogue: Epilogue, parallel: bool = True
-    ) -> Any:
-        """The PrimFunc; parameters as in the template."""
-        family: Any = self
-        return CellsBuilder(self.isa, family, shape, tile, rule, epilogue, parallel).build()
-
-    def operands(self, words: npt.NDArray[Any], shape: ConvShape, tile: Tile) -> tuple[npt.NDArray[Any], ...]:
-        """U of rows of taps (`pack_row_words`): int32 [blocks, 36, words, vectors, lanes], pairs of 16 bits."""
-        lanes, (rows, columns), channels = self.isa.lanes, shape.kernel, shape.source.pixel
-        pairs = np.ascontiguousarray(words[:, 0, :, 0, :, 0]).view(np.int16)
-        taps = pairs[:, :, : columns * channels].reshape(-1, rows, columns, channels)
-        padded = np.pad(taps, [(0, shape.blocks * lanes - len(taps))] + [(0, 0)] * 3)
-        made = transformed(padded.transpose(0, 3, 1, 2), shape.strides[0])
-        even = np.pad(made, [(0, 0), (0, made.shape[1] % 2), (0, 0)]).astype(np.int16)
-        split = even.reshape(POSITIONS, -1, 2, shape.blocks // tile.blocks, tile.blocks, lanes)
-        return (np.ascontiguousarray(split.transpose(3, 0, 1, 4, 5, 2)).view(np.int32).ravel(),)
-
-
 class CellsBuilder(TileBuilder):
     """Groups of input tiles: transformed, multiplied at each of 36 positions, and transformed back into m x m outputs.
 
@@ -127,26 +98,17 @@ class CellsBuilder(TileBuilder):
     family: Any
     side, group_tiles = SIDE, 1
 
-    def __init__(
-        self,
-        isa: Any,
-        family: Any,
-        shape: ConvShape,
-        tile: Tile,
-        rule: SumRule,
-        epilogue: Epilogue,
-        parallel: bool,
-    ) -> None:
+    def __init__(self, family: Any, problem: Problem) -> None:
+        shape = problem.shape
         self.step = SIDE + 1 - reach(shape.kernel, shape.strides)
         self.stride = shape.strides[0]
         self.run = self.stride * shape.source.pixel
         self.slot = round_up(self.stride * self.run, 2)
         self.words = self.slot // 2
-        super().__init__(isa, family, shape, tile, rule, epilogue, parallel)
+        super().__init__(family, problem)
         # Vectors run over the end of what they bring, at last behind the last tile of a position.
         self.position = self.group * self.slot + LANES
         self.tasks = self.groups
-        self.parallel = parallel and self.tasks > 1 and self.estimated_us() >= PARALLEL_MIN_US
 
     def weight_size(self) -> int:
         """Words of U."""
@@ -171,8 +133,7 @@ class CellsBuilder(TileBuilder):
             self.prefetch_tiles(first, stack * self.tile.blocks, self.tile.blocks)
             with T.serial(0, POSITIONS) as position:
                 self._multiply(stack, position)
-            with T.serial(0, self.group) as tile, T.serial(0, self.tile.blocks) as n:
-                self._outputs(stack * self.tile.blocks + n, first + tile, tile, n)
+            self.emit_group(first, stack)
 
     def output_map(self, line: Sequence[Expr]) -> Sequence[Expr]:
         """A times six vectors."""
@@ -250,16 +211,6 @@ class CellsBuilder(TileBuilder):
                 to = ((position * self.group + m) * blocks + n) * isa.lanes
                 T.buffer_store(self.sums, held[m * blocks + n], [T.ramp(to, 1, isa.lanes)])
 
-    def _outputs(self, block: Expr, number: Expr, tile: Expr, n: Expr) -> None:
-        """The outputs of a tile, for one vector of channels."""
-        lanes = self.isa.lanes
-
-        def sums(i: int, j: int) -> Expr:
-            at = (((i * SIDE + j) * self.group + tile) * self.tile.blocks + n) * lanes
-            return self.sums[T.ramp(at, 1, lanes)]
-
-        self.emit_tile(block, number, sums)
-
 
 def vector_starts(length: int, lanes: int) -> list[int]:
     """Where vectors start that cover `length` elements; the last overlaps the one before it."""
@@ -284,3 +235,25 @@ def input_map(line: Sequence[Expr], lanes: int) -> list[Expr]:
         line[5] - line[3] - times(odd, 2),
     ]
     return [T.bind(row) for row in rows]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DotCells(Words):
+    """VPMADDWD on transformed tiles of cells."""
+
+    builder = CellsBuilder
+    isa: X86
+    accumulator: str = "int32"
+    weight_dtype: str = "int32"
+    cycles: float = 0.6
+
+    def operands(self, words: npt.NDArray[Any], shape: ConvShape, tile: Tile) -> tuple[npt.NDArray[Any], ...]:
+        """U of rows of taps (`pack_row_words`): int32 [blocks, 36, words, vectors, lanes], pairs of 16 bits."""
+        lanes, (rows, columns), channels = self.isa.lanes, shape.kernel, shape.source.pixel
+        pairs = np.ascontiguousarray(words[:, 0, :, 0, :, 0]).view(np.int16)
+        taps = pairs[:, :, : columns * channels].reshape(-1, rows, columns, channels)
+        padded = np.pad(taps, [(0, shape.blocks * lanes - len(taps))] + [(0, 0)] * 3)
+        made = transformed(padded.transpose(0, 3, 1, 2), shape.strides[0])
+        even = np.pad(made, [(0, 0), (0, made.shape[1] % 2), (0, 0)]).astype(np.int16)
+        split = even.reshape(POSITIONS, -1, 2, shape.blocks // tile.blocks, tile.blocks, lanes)
+        return (np.ascontiguousarray(split.transpose(3, 0, 1, 4, 5, 2)).view(np.int32).ravel(),)

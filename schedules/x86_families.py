@@ -13,6 +13,7 @@ from typing import Any
 
 from tvm.script.ir_builder import tirx as T
 
+from .carry_save import CarrySaveBuilder
 from .isa import Expr, Registers, broadcast, constant, vector
 from .words import BitWords, Words
 
@@ -124,14 +125,13 @@ class PopcountBytes(BitWords):
 class PopcountCarrySave(BitWords):
     """AND, bitwise adders (VPTERNLOG), and a byte popcount for every eighth word: AVX-512 without VPOPCNTDQ.
 
-    3.6 instructions a word against 8 of `PopcountBytes`. Adders and method: Harley-Seal, as in Mula, Kurz and Lemire,
-    "Faster population counts using AVX2 instructions", 2018.
+    3.6 instructions a word against 8 of `PopcountBytes`.
     """
 
+    builder = CarrySaveBuilder
     isa: X86
     accumulator: str = "int32"
     cycles: float = 1.8
-    carry_save: bool = True
 
     def step(self, accumulator: Expr, activation: Sequence[Expr], weight: Sequence[Expr]) -> Expr:
         """Adds ``popcount(weight & activation)``."""

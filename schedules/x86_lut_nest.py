@@ -13,10 +13,9 @@ from typing import Any
 
 from tvm.script.ir_builder import tirx as T
 
-from .contraction import ContractionBuilder
-from .epilogue import Epilogue
 from .isa import Expr, registers, zero
-from .problem import ConvShape, SumRule, Tile, workspace_size
+from .problem import Problem, Tile, workspace_size
+from .row_tiles import RowTileBuilder
 from .x86_lut_pass import CHANNELS, ROW_BYTES, ROWS, Pass, repeat, splat
 
 PASS_OUTPUTS = 4
@@ -60,27 +59,18 @@ def pass_groups(offsets: Sequence[tuple[int, int]], paired: bool) -> list[tuple[
     ]
 
 
-class PairLookupBuilder(ContractionBuilder):
-    """The template with rows of a table in place of broadcast words."""
+class PairLookupBuilder(RowTileBuilder):
+    """Rows of a table in place of words; their offsets lie behind the counts in the workspace."""
 
     family: Any
     start: Expr = 0
     """Where the sums of a tile begin among those of its rows."""
 
-    def __init__(
-        self,
-        isa: Any,
-        family: Any,
-        shape: ConvShape,
-        tile: Tile,
-        rule: SumRule,
-        epilogue: Epilogue,
-        parallel: bool,
-    ) -> None:
-        super().__init__(isa, family, shape, tile, rule, epilogue, parallel)
+    def __init__(self, family: Any, problem: Problem) -> None:
+        super().__init__(family, problem)
+        tile = self.tile
         self.pieces, self.rows = (tile.pieces, tile.rows) if isinstance(tile, LookupTile) else (1, 1)
         self.tasks //= self.rows
-        self.parallel = self.parallel and self.tasks > 1
 
     @property
     def levels(self) -> bool:

@@ -24,7 +24,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .epilogue import Epilogue
 from .problem import ConvShape, SumRule, Tile, workspace_size
 from .space import Space, distinct
 from .words import Words
@@ -70,6 +69,7 @@ class PairLookup(Words, ABC):
         window: look-ups of a run whose counts a byte holds, as the weights prove; 0 without a proof.
     """
 
+    builder = PairLookupBuilder
     planes: int
     group: int
     window: int = 0
@@ -121,13 +121,6 @@ class PairLookup(Words, ABC):
             for size in range(1, count + 1)
             if count % size == 0 and (size <= ALWAYS_FIT or (self.window and self.window % size == 0))
         )
-
-    def contraction(
-        self, shape: ConvShape, tile: Tile, rule: SumRule, epilogue: Epilogue, parallel: bool = True
-    ) -> Any:
-        """The PrimFunc; parameters as in the template, row offsets behind the counts in the workspace."""
-        family: Any = self
-        return PairLookupBuilder(self.isa, family, shape, tile, rule, epilogue, parallel).build()
 
     def workspace(self, shape: ConvShape, rule: SumRule) -> int:
         """int32 elements: counts, then the offset of a row for each look-up of each pixel."""

@@ -14,9 +14,8 @@ import numpy as np
 import numpy.typing as npt
 from tvm.script.ir_builder import tirx as T
 
-from .epilogue import Epilogue
 from .isa import Expr, constant, vector, zeros
-from .problem import PARALLEL_MIN_US, ConvShape, SumRule, Tile
+from .problem import ConvShape, Problem, Tile
 from .winograd import OUTPUT_MAP, OUTPUTS, POSITIONS, SIDE, WEIGHT_MAP, TileBuilder, doubled, stack_buffer
 from .x86_bytes import DotBytes
 
@@ -54,58 +53,16 @@ def shifts(largest: int) -> npt.NDArray[np.int64]:
     return added
 
 
-@dataclass(frozen=True, kw_only=True)
-class WinogradBytes(DotBytes):
-    """VPMADDUBSW and VPADDW on transformed tiles, widened every `flush_steps` words.
-
-    Args:
-        largest: code.
-    """
-
-    largest: int
-    cycles: float = 0.64 * POSITIONS / 36
-
-    def contraction(
-        self, shape: ConvShape, tile: Tile, rule: SumRule, epilogue: Epilogue, parallel: bool = True
-    ) -> Any:
-        """The PrimFunc; parameters as in the template, what shifts add to the sums behind the weights."""
-        family: Any = self
-        return WinogradBuilder(self.isa, family, shape, tile, rule, epilogue, parallel).build()
-
-    def operands(self, words: npt.NDArray[Any], shape: ConvShape, tile: Tile) -> tuple[npt.NDArray[Any], ...]:
-        """int32: U as [blocks, 4 x 4, words, vectors, lanes], then what to add to 4 Y as [blocks, 2 x 2, lanes]."""
-        lanes = self.isa.lanes
-        values = np.ascontiguousarray(words[:, 0, :, :, :, 0]).view(np.int8)
-        padded = np.pad(values, [(0, shape.blocks * lanes - len(values))] + [(0, 0)] * 3)
-        taps = transformed(padded.transpose(1, 2, 3, 0))
-        split = taps.astype(np.int8).reshape(POSITIONS, shape.words, 4, -1, tile.blocks, lanes)
-        packed = np.ascontiguousarray(split.transpose(3, 0, 1, 4, 5, 2)).view(np.int32)
-        added = taps.sum(axis=1, dtype=np.int64).reshape(SIDE, SIDE, -1) * shifts(self.largest)[:, :, None]
-        surplus = -np.einsum("yi,ijo,xj->yxo", OUTPUT_MAP, added, OUTPUT_MAP)
-        rows = surplus.reshape(OUTPUTS, shape.blocks, lanes).transpose(1, 0, 2).astype(np.int32)
-        return (np.concatenate([packed.ravel(), rows.ravel()]),)
-
-
 class WinogradBuilder(TileBuilder):
     """Groups of input tiles: transformed, multiplied at each of 16 positions, and transformed back into 2x2 outputs."""
 
     family: Any
 
-    def __init__(
-        self,
-        isa: Any,
-        family: Any,
-        shape: ConvShape,
-        tile: Tile,
-        rule: SumRule,
-        epilogue: Epilogue,
-        parallel: bool,
-    ) -> None:
-        super().__init__(isa, family, shape, tile, rule, epilogue, parallel)
+    def __init__(self, family: Any, problem: Problem) -> None:
+        super().__init__(family, problem)
         parts = min(self.stacks, -(-PARTS // self.groups))
         self.parts = next(count for count in range(parts, 0, -1) if self.stacks % count == 0)
         self.tasks = self.groups * self.parts
-        self.parallel = parallel and self.tasks > 1 and self.estimated_us() >= PARALLEL_MIN_US
 
     def weight_size(self) -> int:
         """Taps, and what is added to outputs."""
@@ -125,8 +82,7 @@ class WinogradBuilder(TileBuilder):
             self.prefetch_tiles(first, block * self.tile.blocks, self.tile.blocks)
             with T.serial(0, SIDE) as i, T.serial(0, SIDE) as j:
                 self._multiply(block, i, j)
-            with T.serial(0, self.group) as tile, T.serial(0, self.tile.blocks) as n:
-                self._outputs(block * self.tile.blocks + n, first + tile, tile, n)
+            self.emit_group(first, block)
 
     def result(self, value: Expr, place: int, block: Expr) -> Expr:
         """Y, without what shifts added."""
@@ -189,12 +145,28 @@ class WinogradBuilder(TileBuilder):
     def _load_weight(self, index: Expr) -> Expr:
         return T.bind(self.weights[T.ramp(index, 1, self.isa.lanes)])
 
-    def _outputs(self, block: Expr, number: Expr, tile: Expr, n: Expr) -> None:
-        """Four outputs of one vector of channels."""
+
+@dataclass(frozen=True, kw_only=True)
+class WinogradBytes(DotBytes):
+    """VPMADDUBSW and VPADDW on transformed tiles, widened every `flush_steps` words.
+
+    Args:
+        largest: code.
+    """
+
+    builder = WinogradBuilder
+    largest: int
+    cycles: float = 0.64 * POSITIONS / 36
+
+    def operands(self, words: npt.NDArray[Any], shape: ConvShape, tile: Tile) -> tuple[npt.NDArray[Any], ...]:
+        """int32: U as [blocks, 4 x 4, words, vectors, lanes], then what to add to 4 Y as [blocks, 2 x 2, lanes]."""
         lanes = self.isa.lanes
-
-        def sums(i: int, j: int) -> Expr:
-            at = (((i * SIDE + j) * self.group + tile) * self.tile.blocks + n) * lanes
-            return self.sums[T.ramp(at, 1, lanes)]
-
-        self.emit_tile(block, number, sums)
+        values = np.ascontiguousarray(words[:, 0, :, :, :, 0]).view(np.int8)
+        padded = np.pad(values, [(0, shape.blocks * lanes - len(values))] + [(0, 0)] * 3)
+        taps = transformed(padded.transpose(1, 2, 3, 0))
+        split = taps.astype(np.int8).reshape(POSITIONS, shape.words, 4, -1, tile.blocks, lanes)
+        packed = np.ascontiguousarray(split.transpose(3, 0, 1, 4, 5, 2)).view(np.int32)
+        added = taps.sum(axis=1, dtype=np.int64).reshape(SIDE, SIDE, -1) * shifts(self.largest)[:, :, None]
+        surplus = -np.einsum("yi,ijo,xj->yxo", OUTPUT_MAP, added, OUTPUT_MAP)
+        rows = surplus.reshape(OUTPUTS, shape.blocks, lanes).transpose(1, 0, 2).astype(np.int32)
+        return (np.concatenate([packed.ravel(), rows.ravel()]),)

@@ -37,7 +37,7 @@ from lqcompile.lowering.thresholds import integer_epilogue, real_epilogue
 from lqcompile.lowering.weights import pack_weights
 from lqcompile.schedules.epilogue import Epilogue
 from lqcompile.schedules.formats import round_up
-from lqcompile.schedules.problem import ConvShape, Tile, basis_dtype, output_shapes
+from lqcompile.schedules.problem import ConvShape, Problem, Tile, basis_dtype, output_shapes
 from lqcompile.schedules.space import Space
 from lqcompile.target import Target
 
@@ -173,7 +173,7 @@ class _Lowering:
         epilogue, arrays = self._epilogue()
         tile = layer.tile or self._best_tile()
         shape, words = self._narrow(tile.blocks)
-        function = self.family.contraction(shape, tile, self.rule, epilogue)
+        function = self._contraction(shape, tile, epilogue)
         operands = self.family.operands(words, shape, tile)
         dtype = basis_dtype(self.rule, epilogue)
         basis = (self._basis_rows(dtype),) if dtype else ()
@@ -197,9 +197,14 @@ class _Lowering:
             operands = self.family.operands(words, shape, tile)
         return step, self._sums_kernel(shape, tile, operands)
 
+    def _contraction(self, shape: ConvShape, tile: Tile, epilogue: Epilogue, parallel: bool = True) -> Any:
+        """The PrimFunc."""
+        problem = Problem(shape=shape, tile=tile, rule=self.rule, epilogue=epilogue, parallel=parallel)
+        return self.family.contraction(problem)
+
     def _fewer(self, shape: ConvShape, epilogue: Epilogue, tile: Tile, samples: int) -> Fewer:
         """The kernel for few samples; its weights are packed as those of the others."""
-        function = self.family.contraction(shape, tile, self.rule, epilogue)
+        function = self._contraction(shape, tile, epilogue)
         return Fewer(function=function, samples=samples, tile=tile)
 
     def tiles(self) -> list[Tile]:
@@ -239,7 +244,7 @@ class _Lowering:
     def _narrow(self, blocks: int) -> tuple[ConvShape, npt.NDArray[Any]]:
         """The loop nest and words of a grouped convolution without most structural zeros."""
         shape, words = self.shape, self.words
-        if self.layer.operation.geometry.group == 1 or not self.family.windowed:
+        if self.layer.operation.geometry.group == 1 or not self.family.builder.windowed:
             return shape, words
         word_channels = self.family.word_elements * (8 if shape.source.kind == "bits" else 1)
         tile_channels = blocks * self.family.channels
@@ -339,7 +344,7 @@ class _Lowering:
         layer, operation, rule = self.layer, self.layer.operation, self.rule
         epilogue = Epilogue(mode="sums", steps=(), stores=())
         name = f"{self.name}_sums"
-        function = self.family.contraction(plain, tile, rule, epilogue, parallel=False)
+        function = self._contraction(plain, tile, epilogue, parallel=False)
         ((dtype, size),) = output_shapes(plain, rule, epilogue, self.isa)
         outputs = (
             *self._workspace(plain, f"{name}.counts"),
