@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from lqcompile.schedules import nest
 from plans import PlanBuilder, random_float, random_low_bit, random_quantizer
 
 from lqcompile.encoding import activation_levels
@@ -13,7 +14,6 @@ from lqcompile.graph.plan import Geometry, Plan
 from lqcompile.lowering.choose import FLOAT_FAMILIES
 from lqcompile.lowering.lower import lower
 from lqcompile.lowering.program import Program
-from lqcompile.schedules import nest
 from lqcompile.target import find
 
 FAMILIES = {
