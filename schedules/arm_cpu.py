@@ -23,9 +23,13 @@ from .formats import Kind
 from .neon import Neon
 from .packed import Packed
 from .problem import ConvShape, SumRule, Tile
-from .space import Space, distinct, register_tiles
+from .space import Space, distinct, input_bytes, orders, register_tiles
 
 __all__ = ["depthwise", "family", "image_kind", "machine", "maps", "space", "tile"]
+
+
+FIRST_CACHE_BYTES = 32 << 10
+"""Of most cores; their second-level cache is small and slow."""
 
 
 def machine(target: Target) -> Neon:
@@ -107,10 +111,14 @@ def space(
         counts: vectors of channels that a tile may have, the best first.
     """
     best = tile(isa, kind, shape, rule, pool, blocks=counts[0])
+    vectors = -(-shape.blocks * isa.lanes // kind.channels)
+    knobs = {} if isinstance(kind, Packed) else orders(shape, best, vectors, input_bytes(shape), FIRST_CACHE_BYTES)
     if isinstance(kind, Dot8):
-        return Space(tiles=distinct([best, *(item for count in counts for item in kind.tiles(shape, pool, count))]))
-    if isinstance(kind, Popcount):
+        tiles = distinct([best, *(item for count in counts for item in kind.tiles(shape, pool, count))])
+    elif isinstance(kind, Popcount):
         # Passes bound the registers, whatever the size of the tile.
         pixels = range(1, min(shape.tile_columns, isa.accumulators) + 1)
-        return Space(tiles=distinct([best, *(Tile(pixels=most, blocks=count) for count in counts for most in pixels)]))
-    return Space(tiles=register_tiles(best, counts, shape.tile_columns, isa.accumulators / (pool[0] * pool[1])))
+        tiles = distinct([best, *(Tile(pixels=most, blocks=count) for count in counts for most in pixels)])
+    else:
+        tiles = register_tiles(best, counts, shape.tile_columns, isa.accumulators / (pool[0] * pool[1]))
+    return Space(tiles=tiles, knobs=knobs)

@@ -81,6 +81,10 @@ class ConvShape:
         return self.out_width // self.pool[1]
 
 
+CHANNELS_OUTERMOST, ROWS_OUTERMOST = 0, 1
+"""Orders of tasks (`Tile.order`): weights are read once and the input for each tile of channels, or the other way."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Tile:
     """Register tile.
@@ -91,12 +95,15 @@ class Tile:
         unroll: words of a tap that one turn of the loop takes, as far as their number divides by it; on tensor cores,
             slices of the depth.
         split: groups of warps that share the depth, on tensor cores.
+        order: of the tasks of a nest with rows of tiles and several tiles of channels, and so the axis of which threads
+            get equal parts: CHANNELS_OUTERMOST or ROWS_OUTERMOST. Records without it are of the first.
     """
 
     pixels: int
     blocks: int
     unroll: int = 1
     split: int = 1
+    order: int = CHANNELS_OUTERMOST
 
 
 @dataclass(frozen=True, kw_only=True)

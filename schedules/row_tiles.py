@@ -14,7 +14,7 @@ from tvm.script.ir_builder import tirx as T
 from .combine import combine
 from .isa import Expr, Registers, broadcast, registers, vector
 from .nest import NestBuilder
-from .problem import Problem, basis_dtype
+from .problem import CHANNELS_OUTERMOST, Problem, basis_dtype
 from .window_counts import count_windows, pixel_ones
 
 
@@ -65,9 +65,15 @@ class RowTileBuilder(NestBuilder):
 
     def task(self, index: Expr) -> None:
         """A row of tiles."""
-        block = T.bind(index // self.shape.tile_rows)
-        row = T.bind(index % self.shape.tile_rows)
-        self.row(block, row)
+        block, row = self.place(index, self.shape.tile_rows)
+        self.row(T.bind(block), T.bind(row))
+
+    def place(self, index: Expr, rows: int) -> tuple[Expr, Expr]:
+        """Which vectors of channels, and which of `rows` rows of tasks, task number `index` is of."""
+        if self.tile.order == CHANNELS_OUTERMOST:
+            return index // rows, index % rows
+        blocks = self.tasks // rows
+        return index % blocks, index // blocks
 
     def row(self, block: Expr, row: Expr) -> None:
         """The tiles of a row, for some vectors of channels."""

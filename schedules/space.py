@@ -7,7 +7,9 @@ from dataclasses import asdict, dataclass, field, replace
 from itertools import zip_longest
 from math import prod
 
-from .problem import Tile
+import numpy as np
+
+from .problem import CHANNELS_OUTERMOST, ROWS_OUTERMOST, ConvShape, Tile
 
 KERNELS = 3
 """Version of the kernels: raise it with a change after which other tiles may be the fastest. Records of another version
@@ -15,6 +17,9 @@ are refused."""
 
 MORE_REGISTERS = 1.25
 """Tiles of so many times the accumulators that a schedule's model allows are offered: LLVM may still fit them."""
+
+NEAR_BYTES = 256 << 10
+"""Second-level cache of many x86 processors: an input beyond it comes from further away for each tile of channels."""
 
 FEWER_REGISTERS = 0.25
 """Tiles of fewer accumulators than this part of them are left out: they read the same operands for less work."""
@@ -75,6 +80,31 @@ def register_tiles(best: Tile, counts: Sequence[int], columns: int, accumulators
         least = min(columns, int(accumulators * FEWER_REGISTERS) // count)
         found += [replace(best, pixels=pixels, blocks=count) for pixels in range(max(1, least), min(columns, most) + 1)]
     return distinct(found)
+
+
+def orders(
+    shape: ConvShape, best: Tile, vectors: int, source_bytes: int, cache_bytes: int
+) -> dict[str, tuple[int, ...]]:
+    """The knob `order` of a nest with rows of tiles, as `Space` takes it.
+
+    There is none where all channels are one tile, or all rows one, nor where the input stays in the cache for the next
+    tile of channels.
+
+    Args:
+        shape: loop nest.
+        best: what the schedule's model picks.
+        vectors: of output channels.
+        source_bytes: that each tile of channels reads.
+        cache_bytes: that are meant to hold them.
+    """
+    if vectors <= best.blocks or shape.tile_rows == 1 or source_bytes <= cache_bytes:
+        return {}
+    return {"order": (CHANNELS_OUTERMOST, ROWS_OUTERMOST)}
+
+
+def input_bytes(shape: ConvShape) -> int:
+    """Bytes of the input of a nest, borders included."""
+    return shape.source.size * np.dtype(shape.source.dtype).itemsize
 
 
 def distinct(tiles: Iterable[Tile]) -> tuple[Tile, ...]:

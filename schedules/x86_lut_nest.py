@@ -138,8 +138,8 @@ class PairLookupBuilder(RowTileBuilder):
 
     def task(self, index: Expr) -> None:
         """The tiles of some rows, all of one piece before the next."""
-        groups = self.shape.tile_rows // self.rows
-        block, first = T.bind(index // groups), T.bind(index % groups * self.rows)
+        block, group = self.place(index, self.shape.tile_rows // self.rows)
+        block, first = T.bind(block), T.bind(group * self.rows)
         if self.pieces == 1:
             repeat(self.rows, lambda row: self.row(block, T.bind(first + row)))
             return

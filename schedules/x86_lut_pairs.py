@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .problem import ConvShape, SumRule, Tile, workspace_size
-from .space import Space, distinct
+from .space import NEAR_BYTES, Space, distinct, orders
 from .words import Words
 from .x86_lut_nest import PASS_OUTPUTS, LookupTile, PairLookupBuilder
 from .x86_lut_pass import ALWAYS_FIT, CHANNELS, LARGEST_BYTE, ROW_BYTES, ROWS, STEP_CHANNELS, WORD_STEPS, runs
@@ -53,6 +53,9 @@ ROW_SUM_BYTES = 8 << 10
 
 SUM_BYTES = 2
 """Of a sum."""
+
+ROW_OFFSET_BYTES = 4
+"""Of where a look-up finds its row of the table: what a tile reads in place of codes."""
 
 MOST_CUTS = 24
 """Of a run of look-ups."""
@@ -276,7 +279,9 @@ def pair_space(family: PairLookup, shape: ConvShape, vectors: int, counts: Seque
     chosen = tiles[0].pieces
     ordered = tuple(sorted(pieces, key=lambda number: abs(log2(number / chosen))))
     rows = tuple(count for count in range(1, MOST_ROWS + 1) if len(pieces) > 1 and shape.tile_rows % count == 0)
-    return Space(tiles=distinct(tiles), knobs={"pieces": ordered, "rows": rows or (1,), "unroll": UNROLLED})
+    knobs = {"pieces": ordered, "rows": rows or (1,), "unroll": UNROLLED}
+    places = ROW_OFFSET_BYTES * family.pixel_steps(shape) * shape.source.padded_height * shape.source.padded_width
+    return Space(tiles=distinct(tiles), knobs=knobs | orders(shape, tiles[0], vectors, places, NEAR_BYTES))
 
 
 def piece_counts(shape: ConvShape, pairs: int) -> tuple[int, ...]:

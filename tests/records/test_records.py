@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import pytest
 from compiling import X86, missing
-from lqcompile.schedules.problem import Tile
+from lqcompile.schedules.problem import CHANNELS_OUTERMOST, Tile
 from models import chain_model
 from plans import PlanBuilder, random_low_bit, random_quantizer
 
@@ -166,6 +166,11 @@ def test_records_that_were_changed_by_hand_are_refused() -> None:
         TuningError, match=f"found a tile of pixels, rows, expected fields of a tile of target {HERE.name}"
     ):
         read_tile(Timed(kernel="popcount", tile={"pixels": 1, "rows": 2}, us=1.0), HERE)
+
+
+def test_a_record_from_before_a_knob_means_what_was_built_then() -> None:
+    tile = read_tile(Timed(kernel="popcount", tile={"pixels": 3, "blocks": 2}, us=1.0), HERE)
+    assert tile == Tile(pixels=3, blocks=2, unroll=1, split=1, order=CHANNELS_OUTERMOST)
 
 
 def test_a_record_of_the_tables_choice_says_so() -> None:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import importlib
 import secrets
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 from compiling import missing
-from lqcompile.schedules.problem import Tile
+from lqcompile.schedules.problem import CHANNELS_OUTERMOST, ROWS_OUTERMOST, Tile
+from lqcompile.schedules.row_tiles import RowTileBuilder
 from lqcompile.schedules.space import Space
 from plans import PlanBuilder, random_affine, random_geometry, random_low_bit, random_quantizer
 
@@ -23,6 +27,8 @@ from lqcompile.trials import compile_trials, expected_integers, is_equal, make_t
 TARGET = find("x86-avx2")
 
 needs_avx2 = pytest.mark.skipif(bool(missing(TARGET)), reason=f"this machine lacks {missing(TARGET)}")
+
+ORDERS = (CHANNELS_OUTERMOST, ROWS_OUTERMOST)
 
 POINTS = 2
 """Of each design space; the default is among those of all other tests."""
@@ -64,8 +70,10 @@ def test_random_points_of_every_family_equal_the_reference() -> None:
             variant = with_family(plan, layer, family, "source")
             space = layer_space(variant, TARGET, schedule)
             for number in range(POINTS):
-                point = Candidate(family=family, tile=draw(rng, space).tile)
-                assert space.place(point.tile) is not None, (seed, name, point)
+                tile = draw(rng, space).tile
+                assert tile is not None and space.place(tile) is not None, (seed, name, tile)
+                # Small inputs are not offered both orders; they must hold all the same.
+                point = Candidate(family=family, tile=replace(tile, order=ORDERS[number % len(ORDERS)]))
                 trials.append(make_trial(variant, point, TARGET, f"{family}{number}"))
             seen.add(family)
         values = sample_values(plan, [layer.region])
@@ -86,3 +94,35 @@ def test_each_decision_has_its_turn_among_the_neighbours() -> None:
         tiles[1],
         Tile(pixels=2, blocks=1, unroll=4),
     ]
+
+
+@pytest.mark.parametrize(
+    ("target", "kernel", "offered"),
+    [
+        ("x86-avx2", "lut", {(300, 40): True, (300, 20): False, (40, 40): False}),
+        ("arm-neon", "popcount", {(300, 40): True, (300, 8): False, (10, 40): False}),
+    ],
+)
+def test_orders_are_offered_where_tiles_of_channels_read_a_large_input_again(
+    target: str, kernel: str, offered: dict[tuple[int, int], bool]
+) -> None:
+    machine = find(target)
+    schedule = importlib.import_module(f"lqcompile.schedules.{machine.schedule}")
+    for (outputs, size), expected in offered.items():
+        builder = PlanBuilder(np.random.default_rng(0), (256, size, size))
+        codes = builder.quantized_input(random_quantizer(builder.rng, 2, integer=False))
+        weights = random_low_bit(builder.rng, (outputs, 256, 1, 1), 1, integer=False)
+        plan = builder.finish(*builder.contract(codes, weights, Geometry()))
+        (layer,) = contraction_layers(plan, machine).values()
+        space = layer_space(with_family(plan, layer, kernel, "source"), machine, schedule)
+        assert space.knobs.get("order", ()) == (ORDERS if expected else ()), (outputs, size)
+        assert space.tiles[0].order == CHANNELS_OUTERMOST
+
+
+def test_orders_visit_each_row_of_each_tile_of_channels_once() -> None:
+    places = {}
+    for order in ORDERS:
+        nest: Any = SimpleNamespace(tile=Tile(pixels=1, blocks=1, order=order), tasks=6)
+        places[order] = [RowTileBuilder.place(nest, index, 3) for index in range(6)]
+    assert places[CHANNELS_OUTERMOST] == [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2)]
+    assert places[ROWS_OUTERMOST] == [(0, 0), (1, 0), (0, 1), (1, 1), (0, 2), (1, 2)]
