@@ -9,7 +9,7 @@ from lqcompile.target import Target
 
 from . import cuda_maps as maps
 from .cuda_b1mma import B1Mma
-from .cuda_contraction import Depthwise, Dot8, FloatFma, Popcount, WarpTile
+from .cuda_contraction import WarpTile
 from .cuda_i8mma import I8Mma
 from .cuda_packed import Packed
 from .cuda_space import tensor_space, warp_space
@@ -17,6 +17,7 @@ from .cuda_tensor import TensorWords
 from .cuda_tensor_tile import TensorTile, tensor_tile
 from .cuda_warp import Warp
 from .cuda_wgmma import B1Wgmma, warpgroup_space, warpgroup_tile
+from .cuda_words import Depthwise, Dot8, FloatFma, Popcount
 from .family import Family
 from .formats import Kind
 from .problem import ConvShape, SumRule

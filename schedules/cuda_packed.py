@@ -12,9 +12,10 @@ from typing import Any
 
 from tvm.script.ir_builder import tirx as T
 
-from .cuda_contraction import Spot, WarpContraction, WarpWords
+from .cuda_contraction import Spot, WarpContraction
 from .cuda_device import device_call
 from .cuda_warp import LANES, locals_of
+from .cuda_words import WarpWords
 from .isa import Expr, load
 from .words import WORD
 

@@ -18,11 +18,11 @@ import numpy.typing as npt
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
-from .cuda_contraction import WarpWords
 from .cuda_device import device_call
 from .cuda_tensor_sums import TensorSums
 from .cuda_tensor_tile import COLUMNS, ROWS, WORDS, fewer_tile
 from .cuda_warp import COLUMN, LANE, LANES, WARP, Warp, div, launch, locals_of, mod
+from .cuda_words import WarpWords
 from .isa import Expr
 from .problem import ConvShape, SumRule, Tile
 
