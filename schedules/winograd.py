@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
+from math import gcd
 from typing import Any
 
 import numpy as np
@@ -78,9 +79,9 @@ def tile_grid(shape: ConvShape, step: int = 2) -> tuple[int, int]:
     return (shape.out_height + up) // step, (shape.out_width + up) // step
 
 
-def winograd_tile(shape: ConvShape, blocks: int | None) -> Tile:
-    """Four input tiles by two vectors of channels: eight accumulators."""
-    count = blocks or (2 if shape.blocks % 2 == 0 else 1)
+def winograd_tile(shape: ConvShape, blocks: int | None, most: int = 2) -> Tile:
+    """Eight accumulators: input tiles by `blocks` vectors of channels, else by `most` or as many as divide them."""
+    count = blocks or gcd(shape.blocks, most)
     return Tile(pixels=8 // count, blocks=count)
 
 
