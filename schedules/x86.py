@@ -96,8 +96,8 @@ LOOKUP_ACCUMULATORS = 14
 """Byte counters beside two rows of a table: LLVM takes the weights from memory where that pays."""
 
 UNROLLED = (1, 2, 4)
-"""Words of a tap that a tuner may let one turn of the loop take. Byte products take the most there are: searches on Zen 3
-found layers of W3A3 at stride 2 1.03 to 1.22 times as fast with four as with one."""
+"""Words of a tap that a tuner may let one turn of the loop take. Byte products take the most there are: searches on
+Zen 3 found layers of W3A3 at stride 2 1.03 to 1.22 times as fast with four as with one."""
 
 TILE_VECTORS = 8
 """Vectors of channels that byte products on transformed tiles multiply with one broadcast word, where they divide all:
