@@ -13,6 +13,7 @@ from plans import PlanBuilder, random_affine, random_int8, random_quantizer, ran
 
 from lqcompile.graph.plan import Clamp, Geometry, MaxPool, Plan
 from lqcompile.graph.specs import Int8Weights, UniformQuantizer
+from lqcompile.lowering.lower import lower
 from lqcompile.target import find
 
 TARGET = find("x86-avx2")
@@ -25,7 +26,7 @@ LAYERS = (((7, 2), (5, 2), (11, 4)), ((8, 4), (6, 2), (9, 3)))
 
 def loops(plan: Plan) -> list[str]:
     """The inner loops of a plan's contractions."""
-    return [step.loop for step in compile_plan(plan, TARGET).program.steps if step.loop]
+    return [step.loop for step in lower(plan, TARGET).steps if step.loop]
 
 
 def one_layer(values: np.ndarray, image: tuple[int, int], geometry: Geometry, quantizer: UniformQuantizer) -> Plan:

@@ -20,6 +20,7 @@ from plans import (
 
 from lqcompile.graph.plan import Geometry, Plan
 from lqcompile.lowering.choose import serving
+from lqcompile.lowering.lower import lower
 from lqcompile.target import find
 
 GROUPS = [(40, 1, 1), (5, 1, 1), (17, 2, 1), (40, 1, 3), (5, 16, 16), (2, 3, 5), (3, 32, 32), (2, 33, 7)]
@@ -86,10 +87,10 @@ def depthwise(weights: str) -> Compiled:
 
 @pytest.mark.parametrize(("weights", "instruction"), [("int8", r"vpmovzxbd\s"), ("float", r"vfmadd\w+ps\s")])
 def test_depthwise_kernels_load_vectors_of_channels(weights: str, instruction: str) -> None:
-    assembly = depthwise(weights).assembly()
-    assert re.search(instruction + r".*%ymm", assembly)
+    compiled = depthwise(weights)
+    assert re.search(instruction + r".*%ymm", compiled.assembly())
     size = {"int8": 1, "float": 4}[weights]
-    assert len(depthwise(weights).program.steps[-2].constants[0].tobytes()) == 9 * 64 * size
+    assert len(compiled.program.steps[-2].constants[0].tobytes()) == 9 * 64 * size
 
 
 def test_grouped_weights_keep_few_structural_zeros() -> None:
@@ -98,7 +99,7 @@ def test_grouped_weights_keep_few_structural_zeros() -> None:
     codes = builder.quantized_input(random_quantizer(rng, 2))
     geometry = Geometry(kernel=(3, 3), pads=(1, 1, 1, 1), group=256)
     plan = builder.finish(*builder.contract(codes, random_low_bit(rng, (256, 1, 3, 3), 2), geometry))
-    steps = compile_plan(plan, find("x86-avx2"), {"region1": "popcount"}).program.steps
+    steps = lower(plan, find("x86-avx2"), families={"region1": "popcount"}).steps
     (step,) = [step for step in steps if step.region == "region1"]
     planes = 3  # Two of the weights, and the mask that counts the ones of a channel.
     assert step.constants[0].size == 256 * 9 * planes

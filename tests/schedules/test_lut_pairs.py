@@ -28,6 +28,7 @@ from lqcompile.encoding import activation_levels
 from lqcompile.graph.plan import Geometry, MaxPool
 from lqcompile.graph.specs import Quantizer
 from lqcompile.lowering.choose import Choice
+from lqcompile.lowering.lower import lower
 from lqcompile.target import find
 
 TARGET = find("x86-avx2")
@@ -93,7 +94,7 @@ def test_grouped_layers_keep_single_planes() -> None:
         ends += builder.contract(codes, weights, Geometry(group=group), ())
     plan = builder.finish(*ends)
     names = [region.name for region in plan.regions[1:]]
-    program = compile_plan(plan, TARGET, dict.fromkeys(names, "lut")).program
+    program = lower(plan, TARGET, families=dict.fromkeys(names, "lut"))
     loops = {step.region: step.loop for step in program.steps if step.loop}
     assert [loops[name] for name in names] == [LookupCounts.__name__, Lookup.__name__]
 

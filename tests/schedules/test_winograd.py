@@ -17,6 +17,7 @@ from lqcompile.encoding import activation_levels
 from lqcompile.graph.plan import Affine, Clamp, Geometry, MaxPool, Plan
 from lqcompile.graph.specs import LowBitWeights, Quantizer
 from lqcompile.lowering.choose import choose
+from lqcompile.lowering.lower import lower
 from lqcompile.lowering.winograd import winograd_run
 from lqcompile.target import find
 
@@ -46,7 +47,7 @@ def integer_weights(rng: np.random.Generator, shape: tuple[int, ...], basis: tup
 def loops(plan: Plan) -> list[str]:
     """The inner loops of a plan's contractions, all of them `dot8`."""
     names = [region.name for region in plan.regions[1:]]
-    program = compile_plan(plan, TARGET, dict.fromkeys(names, "dot8")).program
+    program = lower(plan, TARGET, families=dict.fromkeys(names, "dot8"))
     return [step.loop for step in program.steps if step.loop]
 
 
@@ -183,7 +184,7 @@ def test_only_plain_3x3_layers_multiply_float_tiles(change: dict[str, tuple[int,
     builder = PlanBuilder(rng, (16, 9, 9))
     weights = random_low_bit(rng, (16, 16, 3, 3), 1)
     plan = builder.finish(*builder.contract(builder.input, weights, replace(AROUND, **change), ()))
-    (step,) = (step for step in compile_plan(plan, TARGET).program.steps if step.loop)
+    (step,) = (step for step in lower(plan, TARGET).steps if step.loop)
     assert (len(step.outputs) == 2) is tiled
 
 
