@@ -1,9 +1,9 @@
 """ARM processors: which kernel families a target has, and their register tiles.
 
 A family is one class: `Words` or `BitWords` (words.py) with `activation` (what a word of the input becomes), `step`
-(one word into an accumulator) and, where accumulators are narrow, `flush`; or with a loop nest of its own. Those of ARM
-are in arm_popcount.py, arm_dot8.py and arm_float.py; `popcount` and `dot8` say which one a machine gets, by what `Neon`
-(neon.py) knows of it.
+(one word into an accumulator) and, where accumulators are narrow, `flush`; or with a loop nest of its own (`builder`).
+Those of ARM are in arm_popcount.py, arm_dot8.py and arm_float.py; `popcount` and `dot8` say which one a machine gets, by
+what `Neon` (neon.py) knows of it.
 """
 
 from __future__ import annotations
