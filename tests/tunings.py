@@ -54,6 +54,11 @@ def tasks(seed: int = 0) -> tuple[Task, ...]:
     return tuple(make_tasks(network(seed), TARGET, KEY, lambda _doing, _share: None))
 
 
+def tasks_by_name() -> dict[str, Task]:
+    """The same by name."""
+    return {task.name: task for task in tasks()}
+
+
 def points(task: Task) -> list[Candidate]:
     """All candidates of a task."""
     return [
@@ -97,7 +102,8 @@ class Formula:
         if isinstance(work, Compare):
             future.set_result([self._readings(candidate) for candidate in candidates])
             return future
-        (candidate,) = candidates
+        candidate, *first = candidates
+        assert first == [tasks_by_name()[Path(work.task).name].guesses[0]] * (len(candidates) - 1)
         self.after(len(self.seen))
         self.seen.append((Path(work.task).name, candidate))
         try:

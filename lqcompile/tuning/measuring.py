@@ -68,8 +68,9 @@ class Builder(PyBuilder):  # type: ignore[misc]
         begun = []
         for item in build_inputs:
             name = shop.names[identity(item.mod)]
-            candidate = read_candidate(item.mod, shop.ledger.progress[name].task.spaces)
-            begun.append((name, candidate, shop.compile(name, (candidate,))))
+            task = shop.ledger.progress[name].task
+            candidate = read_candidate(item.mod, task.spaces)
+            begun.append((name, candidate, shop.compile(name, tuple(dict.fromkeys([candidate, task.guesses[0]])))))
         return [self._result(*entry) for entry in begun]
 
     def _result(self, name: str, candidate: Candidate, future: Future[str]) -> BuilderResult:
@@ -122,7 +123,8 @@ class Runner(PyRunner):  # type: ignore[misc]
             stopped: Future[Any] = Future()
             stopped.set_result(None)
             return stopped
-        work = Measure(task=str(shop.folder / name), compiled=path, best_s=shop.ledger.progress[name].best_s)
+        entry = shop.ledger.progress[name]
+        work = Measure(task=str(shop.folder / name), compiled=path, best_s=entry.best_s, start_s=entry.start_s)
         return then(self._executor.submit(work), lambda future: self._finish(name, candidate, path, future))
 
     def _finish(self, name: str, candidate: Candidate, path: str, future: Future[Reading]) -> Any:

@@ -68,17 +68,21 @@ class Reading:
 
 @dataclass(frozen=True, kw_only=True)
 class Measure:
-    """Check a candidate, then time it.
+    """Check a candidate, then time it, beside the first guess of its task where that was measured before.
+
+    A clock that changes during a search, or a busy neighbour, then meets both; what counts is the ratio.
 
     Args:
         task: file of the task.
-        compiled: file of the compiled candidate.
+        compiled: file of the compiled candidate, and of the first guess behind it.
         best_s: least time of the task so far, None for none.
+        start_s: time of the first guess, None while it has none.
     """
 
     task: str
     compiled: str
     best_s: float | None
+    start_s: float | None = None
 
     def run(self, site: Site) -> Reading:
         """On a machine.
@@ -90,7 +94,14 @@ class Measure:
         steps = site.open(compiled.job)
         if not is_equal(steps, compiled.checks[0], _task(self.task).expected):
             raise TuningError(WRONG)
-        return time_step(lambda: steps.times(compiled.steps, ROUNDS)[0], site.state, self.best_s)
+
+        def read() -> list[float]:
+            if self.start_s is None or len(compiled.steps) == 1:
+                return steps.times(compiled.steps[:1], ROUNDS)[0]
+            own, first = steps.times(compiled.steps[:2], ROUNDS)
+            return [self.start_s * mine / its for mine, its in zip(own, first, strict=True)]
+
+        return time_step(read, site.state, self.best_s)
 
 
 @dataclass(frozen=True, kw_only=True)

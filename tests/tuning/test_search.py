@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -24,12 +25,12 @@ from lqcompile.tuning.outcome import Status
 from lqcompile.tuning.processes import NowhereError
 from lqcompile.tuning.strategy import FIRST_GUESSES
 from lqcompile.tuning.tune import check_extra
-from lqcompile.tuning.work import WRONG
+from lqcompile.tuning.work import WRONG, Measure
 
 
 def test_it_finds_the_fastest_of_all(tmp_path: Path) -> None:
     executor, seen = Formula(), list[Status]()
-    result = pretend(tmp_path, Budget(trials=250), executor, seen.append)
+    result = pretend(tmp_path, Budget(trials=330), executor, seen.append)
     assert len(set(executor.seen)) == len(executor.seen) == result.trials
     for task, entry in zip(tasks(), result.tuned, strict=True):
         best = min(points(task), key=formula)
@@ -54,6 +55,22 @@ def test_it_finds_the_fastest_of_all(tmp_path: Path) -> None:
         own = [candidate for name, candidate in executor.seen if name == task.name]
         assert own[0] == task.guesses[0]
         assert set(own[: len(task.guesses)]) == set(task.guesses), "and all of them before what the search finds"
+
+
+def test_candidates_are_timed_beside_the_first_guess(tmp_path: Path) -> None:
+    class Watching(Formula):
+        def submit(self, work: Any) -> Any:
+            if isinstance(work, Measure):
+                together = len(pickle.loads(Path(work.compiled).read_bytes()))  # noqa: S301
+                beside.append((together, work.start_s))
+            return super().submit(work)
+
+    beside: list[tuple[int, float | None]] = []
+    starts = {task.name: task.guesses[0] for task in tasks()}
+    executor = Watching()
+    pretend(tmp_path, Budget(trials=12), executor)
+    expected = [(1, None) if trial == starts[name] else (2, formula(starts[name])) for name, trial in executor.seen]
+    assert beside == expected and {together for together, _ in beside} == {1, 2}
 
 
 def test_the_budget_of_trials_is_kept(tmp_path: Path) -> None:

@@ -7,9 +7,10 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cloudpickle
@@ -72,6 +73,31 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     last = {candidate.family: candidate for candidate in points(task)}
     candidates = (Candidate(family=task.layer.family), *last.values())
     return str(folder / "task"), compile_candidates(str(folder / "task"), candidates, str(folder / "compiled"))
+
+
+class Drifting:
+    """A site whose clock is slower in each round; a candidate takes 6 seconds at first, the next one 4."""
+
+    def open(self, _job: Any) -> Any:
+        return SimpleNamespace(times=self.times)
+
+    def times(self, steps: Sequence[int], rounds: int) -> list[list[float]]:
+        bases = (6.0, 4.0)[: len(steps)]
+        return [[base * (1 + number) for number in range(rounds)] for base in bases]
+
+    def state(self) -> dict[str, Any]:
+        return COOL
+
+
+def test_a_clock_that_changes_meets_the_first_guess_too(
+    compiled: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(work, "is_equal", lambda *_arguments: True)
+    task, path = compiled
+    alone = Measure(task=task, compiled=path, best_s=None).run(Drifting())
+    assert alone.seconds == 24.0 and alone.uncertainty > work.SURE
+    beside = Measure(task=task, compiled=path, best_s=None, start_s=2.0).run(Drifting())
+    assert (beside.seconds, beside.uncertainty, beside.readings) == (3.0, 0.0, work.ROUNDS)
 
 
 @runs_here
