@@ -2,8 +2,8 @@
 
 A family is one class: `Words` or `BitWords` (words.py) with `activation` (what a word of the input becomes), `step`
 (one word into an accumulator) and, where accumulators are narrow, `flush`; or with a loop nest of its own (`builder`).
-Those of ARM are in arm_popcount.py, arm_dot8.py and arm_float.py; `popcount` and `dot8` say which one a machine gets, by
-what `Neon` (neon.py) knows of it.
+Those of ARM are in arm_popcount.py, arm_dot8.py and arm_float.py; `popcount` and `dot8` say which one a machine gets,
+by what `Neon` (neon.py) knows of it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from . import elementwise as maps
 from .arm_dot8 import Dot8
 from .arm_float import FloatLanes
 from .arm_popcount import Popcount, popcount_tile
-from .depthwise import depthwise
+from .depthwise import Depthwise, depthwise
 from .family import Family
 from .formats import Kind
 from .neon import Neon
@@ -112,7 +112,9 @@ def space(
     """
     best = tile(isa, kind, shape, rule, pool, blocks=counts[0])
     vectors = -(-shape.blocks * isa.lanes // kind.channels)
-    knobs = {} if isinstance(kind, Packed) else orders(shape, best, vectors, input_bytes(shape), FIRST_CACHE_BYTES)
+    # Tiles of depthwise kernels read channels of their own, and packed kernels expand weights once for all rows.
+    fixed = isinstance(kind, Depthwise | Packed)
+    knobs = {} if fixed else orders(shape, best, vectors, input_bytes(shape), FIRST_CACHE_BYTES)
     if isinstance(kind, Dot8):
         tiles = distinct([best, *(item for count in counts for item in kind.tiles(shape, pool, count))])
     elif isinstance(kind, Popcount):

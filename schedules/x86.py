@@ -14,7 +14,7 @@ from .family import Family
 from .formats import Kind
 from .packed import Packed
 from .problem import ConvShape, SumRule, Tile
-from .space import Space, distinct, register_tiles
+from .space import NEAR_BYTES, Space, distinct, input_bytes, orders, register_tiles
 from .winograd import winograd_tile
 from .words import FloatFma
 from .x86_amx import DotTiles
@@ -175,14 +175,19 @@ def space(
         return Space(tiles=distinct([best, *(group for count in counts for group in tile_groups(shape, rule, count))]))
     if _on_tiles(kind, shape):
         return Space(tiles=distinct([best, *(tile(isa, kind, shape, rule, pool, count) for count in counts)]))
+    vectors = -(-shape.blocks * isa.lanes // kind.channels)
     if isinstance(kind, PairLookup):
-        return pair_space(kind, shape, -(-shape.blocks * isa.lanes // kind.channels), counts)
+        return pair_space(kind, shape, vectors, counts)
     held = shape.weight_planes * rule.act_planes * pool[0] * pool[1]
     tiles = register_tiles(best, counts, shape.tile_columns, _accumulators(isa, kind) / held)
     unrolled = sorted((count for count in UNROLLED if shape.words % count == 0), key=lambda count: count != best.unroll)
     # Carry-save adders take eight words at a time anyway, and depthwise kernels have no loop over words.
     looped = len(unrolled) > 1 and not isinstance(kind, Depthwise | PopcountCarrySave)
-    return Space(tiles=tiles, knobs={"unroll": tuple(unrolled)} if looped else {})
+    knobs = {"unroll": tuple(unrolled)} if looped else {}
+    # Tiles of depthwise kernels read channels of their own, and packed kernels expand weights once for all rows.
+    if not isinstance(kind, Depthwise | Packed):
+        knobs |= orders(shape, best, vectors, input_bytes(shape), NEAR_BYTES)
+    return Space(tiles=tiles, knobs=knobs)
 
 
 def _on_tiles(kind: Family, shape: ConvShape) -> bool:

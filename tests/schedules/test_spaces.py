@@ -99,6 +99,7 @@ def test_each_decision_has_its_turn_among_the_neighbours() -> None:
 @pytest.mark.parametrize(
     ("target", "kernel", "offered"),
     [
+        ("x86-avx2", "popcount", {(300, 70): True, (300, 40): False, (8, 70): False}),
         ("x86-avx2", "lut", {(300, 40): True, (300, 20): False, (40, 40): False}),
         ("arm-neon", "popcount", {(300, 40): True, (300, 8): False, (10, 40): False}),
     ],
