@@ -99,9 +99,10 @@ UNROLLED = (1, 2, 4)
 """Words of a tap that a tuner may let one turn of the loop take. Byte products take the most there are: searches on
 Zen 3 found layers of W3A3 at stride 2 1.03 to 1.22 times as fast with four as with one."""
 
-TILE_VECTORS = 8
-"""Vectors of channels that byte products on transformed tiles multiply with one broadcast word, where they divide all:
-on Zen 3 1.03 to 1.2 times as fast as two vectors and four words."""
+TILE_WORDS = 64
+"""Words of a pixel up to which byte products on transformed tiles multiply eight vectors of channels with one word: 256
+kB of weights. On Zen 3 that is 1.03 to 1.2 times as fast as two vectors and four words, with 512 channels 0.91 to 0.94.
+"""
 
 CARRY_SAVE_ACCUMULATORS = 4
 """Each needs four registers: three adder levels and a total."""
@@ -123,7 +124,8 @@ def tile(
     if isinstance(kind, DotTiles):
         return best_group(shape, rule, blocks)
     if _on_tiles(kind, shape):
-        return winograd_tile(shape, blocks, TILE_VECTORS if isinstance(kind, WinogradBytes) else 2)
+        many = isinstance(kind, WinogradBytes) and shape.words <= TILE_WORDS
+        return winograd_tile(shape, blocks, 8 if many else 2)
     if isinstance(kind, PairLookup):
         vectors = -(-shape.blocks * isa.lanes // kind.channels)
         return pair_tile(kind, shape, vectors, blocks)
