@@ -176,7 +176,7 @@ def print_layers(title: str, layers: Sequence[dict[str, Any]]) -> None:
     timed = [layer for layer in layers if layer.get("measured")]
     if timed:
         print_table(
-            "Candidates in microseconds: kernel, pixels x vectors of its tile",
+            "Candidates in microseconds: kernel, pixels x vectors of its tile where it is not the usual one",
             ("layer", "fastest first"),
             [(layer["name"], ", ".join(_candidate(entry) for entry in layer["measured"])) for layer in timed],
         )
@@ -184,7 +184,7 @@ def print_layers(title: str, layers: Sequence[dict[str, Any]]) -> None:
 
 def _candidate(entry: dict[str, Any]) -> str:
     tile = "x".join(str(size) for size in entry["tile"] or ())
-    return f"{entry['kernel']} {tile}: {entry['us']:.3g}"
+    return f"{' '.join(filter(None, (entry['kernel'], tile)))}: {entry['us']:.3g}"
 
 
 def bits(number: int) -> str:

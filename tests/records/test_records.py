@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -215,6 +216,7 @@ def test_a_build_uses_records_and_says_so(tmp_path: Path, capsys: pytest.Capture
     assert main([*arguments, "--records", str(tmp_path / "mine.json"), "--records", str(tmp_path / "other.json")]) == 0
     told = " ".join(capsys.readouterr().out.split())
     assert f"Tuning records for {HERE.name}: {len(layers)} layers use one ({', '.join(layers)})" in told
+    assert re.search(r"\w 3x1: [\d.]+, \w+: [\d.]+ ", told), told  # the usual tile has no size there
     assert main([*arguments, "--records", str(tmp_path / "other.json")]) == 0
     told = " ".join(capsys.readouterr().out.split())
     assert f"Tuning records for {HERE.name} left out: {why} ({', '.join(layers)})" in told
