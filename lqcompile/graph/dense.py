@@ -46,9 +46,13 @@ def read_dense_bias(node: onnx_ir.Node) -> Float32Array:
         ModelError: it is computed, or has NaN or infinite entries.
         UnsupportedError: it has another type.
     """
-    if len(node.inputs) > 2 and node.inputs[2] is not None:
-        return float_parameter(node, 2, "bias").reshape(-1)
-    return np.zeros(1, np.float32)
+    bias = _bias(node)
+    return np.zeros(1, np.float32) if bias is None else bias.reshape(-1)
+
+
+def _bias(node: onnx_ir.Node) -> Float32Array | None:
+    """The bias in its own shape; None where the node has none."""
+    return float_parameter(node, 2, "bias") if len(node.inputs) > 2 and node.inputs[2] is not None else None
 
 
 def check_conv(node: onnx_ir.Node) -> None:
@@ -66,12 +70,11 @@ def check_conv(node: onnx_ir.Node) -> None:
         declared = "" if attribute is None else f" with kernel_shape={list(attribute.as_ints())}"
         raise violation(node, f"weights are {list(weights.shape)}{declared}, expected [O,C/group,kh,kw]")
     geometry = read_padded_geometry(node, (kernel[0], kernel[1]))
-    if len(node.inputs) > 2 and node.inputs[2] is not None:
-        bias = float_parameter(node, 2, "bias")
-        if bias.shape != weights.shape[:1]:
-            raise unsupported(
-                node, f"a bias of shape {list(bias.shape)}", f"[{weights.shape[0]}]", "export the model again"
-            )
+    bias = _bias(node)
+    if bias is not None and bias.shape != weights.shape[:1]:
+        raise unsupported(
+            node, f"a bias of shape {list(bias.shape)}", f"[{weights.shape[0]}]", "export the model again"
+        )
     check_channels(node, weights.shape, geometry.group)
 
 
@@ -106,10 +109,11 @@ def check_gemm(node: onnx_ir.Node) -> None:
     if int_attribute(node, "transA", 0):
         raise unsupported(node, "transA=1", "0", "export a linear layer")
     _check_matrix(node)
-    if len(node.inputs) > 2 and node.inputs[2] is not None:
-        bias = float_parameter(node, 2, "bias")
-        if bias.size not in (1, sample_shape(node.outputs[0])[0]) or bias.shape[-1:] not in ((), (bias.size,)):
-            raise unsupported(node, f"a bias of shape {list(bias.shape)}", "one per output", "add it separately")
+    bias = _bias(node)
+    if bias is None:
+        return
+    if bias.size not in (1, sample_shape(node.outputs[0])[0]) or bias.shape[-1:] not in ((), (bias.size,)):
+        raise unsupported(node, f"a bias of shape {list(bias.shape)}", "one per output", "add it separately")
 
 
 def check_matmul(node: onnx_ir.Node) -> None:
