@@ -16,7 +16,7 @@ from lqcompile.errors import LQCompileError
 from lqcompile.lowering.choose import Candidate
 from lqcompile.tuning.control import Control
 from lqcompile.tuning.ledger import Ledger
-from lqcompile.tuning.processes import Executor, NowhereError, compile_pool
+from lqcompile.tuning.processes import CompilePool, Executor, NowhereError
 from lqcompile.tuning.work import Measure, Reading, compile_candidates
 from lqcompile.tuning.workload import identity, read_candidate
 
@@ -39,7 +39,7 @@ class Workshop:
         self.made: dict[str, tuple[str, Candidate]] = {}
         """Task and candidate by file."""
         self._numbers = itertools.count()
-        self._pool = compile_pool(workers)
+        self._pool = CompilePool(workers)
         for name, entry in ledger.progress.items():
             entry.task.save(folder / name)
 

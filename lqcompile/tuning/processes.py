@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 from tvm.support.popen_pool import PopenPoolExecutor, PopenWorker
@@ -59,13 +61,14 @@ class OneProcess:
     """
 
     def __init__(self) -> None:
-        self._worker = PopenWorker(initializer=ignore_interrupts)
+        self._worker = PopenWorker()
 
     def submit(self, work: Work) -> Future[Any]:
         """Run it."""
         future: Future[Any] = Future()
         try:
-            self._worker.send(_run_here, (work,), timeout=RUN_S)
+            with interrupts_blocked():
+                self._worker.send(_run_here, (work,), timeout=RUN_S)
             found = self._worker.recv()
         except TimeoutError:
             self._worker.kill()
@@ -91,16 +94,34 @@ class OneProcess:
         self._worker.kill()
 
 
-def compile_pool(workers: int) -> PopenPoolExecutor:
-    """Processes that compile."""
-    return PopenPoolExecutor(
-        max_workers=workers, timeout=COMPILE_S, initializer=ignore_interrupts, maximum_process_uses=RECYCLED
-    )
+class CompilePool(PopenPoolExecutor):  # type: ignore[misc]
+    """Processes that compile.
+
+    Args:
+        workers: how many.
+    """
+
+    def __init__(self, workers: int) -> None:
+        super().__init__(max_workers=workers, timeout=COMPILE_S, maximum_process_uses=RECYCLED)
+
+    def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
+        """Call a function in one of them. The thread that will start the process may begin here."""
+        with interrupts_blocked():
+            future: Future[Any] = super().submit(function, *arguments)
+        return future
 
 
-def ignore_interrupts() -> None:
-    """Ctrl-C is for the program itself, which ends its processes in order."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+@contextmanager
+def interrupts_blocked() -> Iterator[None]:
+    """Processes and threads that begin inside never see Ctrl-C: it is for the program, which ends them in order.
+
+    A blocked signal is inherited over fork and exec, so that not even the first lines of a process can meet it.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _run_here(work: Work) -> Any:

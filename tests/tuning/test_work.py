@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -18,13 +19,14 @@ import numpy as np
 import pytest
 from compiling import missing
 from tunings import TARGET, formula, points, tasks
+from tvm.support import popen_pool
 
 from lqcompile.errors import TuningError
 from lqcompile.lowering.choose import Candidate
 from lqcompile.tuning import processes, work
 from lqcompile.tuning.finals import decide, finalists
 from lqcompile.tuning.ledger import Progress
-from lqcompile.tuning.processes import OneProcess, ThisMachine
+from lqcompile.tuning.processes import CompilePool, OneProcess, ThisMachine
 from lqcompile.tuning.task import load_task
 from lqcompile.tuning.work import WRONG, Compare, Measure, compile_candidates, is_hot, time_step
 from lqcompile.tuning.workload import make_workload
@@ -140,11 +142,38 @@ class Behave:
         return self.what
 
 
-def test_the_process_that_runs_candidates_may_crash_and_hang(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def interrupted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Sends Ctrl-C to every process that is started, before it runs its first line; their numbers."""
+    started: list[int] = []
+
+    class Interrupted(subprocess.Popen[bytes]):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            os.kill(self.pid, signal.SIGINT)
+            started.append(self.pid)
+
+    monkeypatch.setattr(popen_pool.subprocess, "Popen", Interrupted)
+    return started
+
+
+def test_processes_that_compile_do_not_see_ctrl_c(interrupted: list[int]) -> None:
+    pool = CompilePool(1)
+    try:
+        assert [pool.submit(os.getpid).result()] == interrupted
+    finally:
+        pool.shutdown()
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, []), "the program itself does"
+
+
+def test_the_process_that_runs_candidates_may_crash_and_hang(
+    interrupted: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     cloudpickle.register_pickle_by_value(sys.modules[Behave.__module__])
     executor: Any = OneProcess()
     try:
         assert executor.submit(Behave("anything")).result() == "anything", "Ctrl-C is for the program alone"
+        assert len(interrupted) == 1, "the process met it while it was starting too"
         for what, message in (("refuse", "^refused$"), ("crash", "^it crashed the process that ran it$")):
             with pytest.raises(TuningError, match=message):
                 executor.submit(Behave(what)).result()
