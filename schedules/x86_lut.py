@@ -1,9 +1,9 @@
-"""Table look-ups on AVX2 (``lut``): VPSHUFB picks partial sums for 32 output channels at a time.
+"""Table look-ups (``lut``): VPSHUFB picks partial sums for 32 output channels at a time, with AVX-512 for 64.
 
 Four codes of a plane are a nibble, and so are four weights of a plane. For each byte of codes a table holds the sums of
 its two nibbles with all 16 nibbles of weights: popcounts, 0 to 4. Weights are the indices, with output channels in the
-byte lanes: one VPSHUFB and one VPADDB do 128 multiply-accumulates of a plane pair. Method: T-MAC (Wei et al., 2024),
-with weights and codes in each other's place, so that one constant table serves all inputs.
+byte lanes: one VPSHUFB and one VPADDB do 128 multiply-accumulates of a plane pair, or 256. Method: T-MAC (Wei et al.,
+2024), with weights and codes in each other's place, so that one constant table serves all inputs.
 """
 
 from __future__ import annotations
@@ -18,17 +18,19 @@ from tvm.script.ir_builder import tirx as T
 
 from .isa import Expr
 from .words import Words
+from .x86_families import X86
 from .x86_lut_pairs import pair_lookup
-from .x86_lut_pass import CHANNELS
+from .x86_lut_vectors import ROW_BYTES, byte_lanes, shuffle, spread
 
-ROW_BYTES = 32
-"""One row for each byte of codes: 16 sums for its low nibble, then 16 for its high one."""
+CODE_BYTES = 2 * ROW_BYTES
+"""Of a table, for each byte of codes: a row for its low nibble, then one for its high nibble."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Lookup(Words):
     """Popcounts of 8 channels by two look-ups, in byte counters that are flushed every 31 steps."""
 
+    isa: X86
     accumulator: str = "uint8"
     weight_dtype: str = "uint8"
     vectors: int = 2
@@ -39,12 +41,12 @@ class Lookup(Words):
     instructions: int = 4
     operand_instructions: int = 4
     total: str = "uint16"
-    table_size: int = 256 * ROW_BYTES
+    table_size: int = 256 * CODE_BYTES
 
     @property
     def channels(self) -> int:
         """One output channel for each byte."""
-        return CHANNELS
+        return byte_lanes(self.isa)
 
     def for_codes(self, planes: int, integers: tuple[int, ...], ones: int) -> Words:
         """Look-ups of two planes at once, or of two pixels."""
@@ -58,18 +60,16 @@ class Lookup(Words):
         return counts.ravel()
 
     def look_up(self, table: Any, source: Any, index: Expr) -> list[Expr]:
-        """Two rows of 16 sums, each in both halves of a vector (VBROADCASTI128)."""
-        row = T.bind(T.cast(source[index], "int32") * ROW_BYTES)
-        halves = [T.reinterpret("uint64x2", table[T.ramp(row + start, 1, 16)]) for start in (0, 16)]
-        return [T.reinterpret("uint8x32", T.Shuffle([half, half], [0, 1, 0, 1])) for half in halves]
+        """Two rows of 16 sums."""
+        row = T.bind(T.cast(source[index], "int32") * CODE_BYTES)
+        return [spread(table[T.ramp(row + start, 1, ROW_BYTES)], self.isa) for start in (0, ROW_BYTES)]
 
     def step(self, accumulator: Expr, activation: Sequence[Expr], weight: Sequence[Expr]) -> Expr:
         """Adds the sums of both nibbles."""
         for sums, nibbles in zip(activation, weight, strict=True):
-            found = T.call_llvm_pure_intrin("uint8x32", "llvm.x86.avx2.pshuf.b", sums, nibbles)
-            accumulator = accumulator + found
+            accumulator = accumulator + shuffle(sums, nibbles, self.isa)
         return accumulator
 
     def flush(self, total: Expr, accumulator: Expr) -> Expr:
         """Widens the counters."""
-        return total + T.cast(accumulator, "uint16x32")
+        return total + T.cast(accumulator, f"uint16x{self.channels}")

@@ -1,4 +1,4 @@
-"""The loop nest of pair look-ups on AVX2: rows of a table in place of broadcast words.
+"""The loop nest of pair look-ups: rows of a table in place of broadcast words.
 
 Before the loops the offset of a row is found for each look-up of each pixel. A tile is computed in passes of a few
 outputs whose sums stay in registers. Where the weights of a tile do not fit the first-level cache, the sum over taps is
@@ -16,10 +16,12 @@ from tvm.script.ir_builder import tirx as T
 from .isa import Expr, registers, zero
 from .problem import Problem, Tile, workspace_size
 from .row_tiles import RowTileBuilder
-from .x86_lut_pass import CHANNELS, ROW_BYTES, ROWS, Pass, repeat, splat
+from .x86_lut_pass import ROWS, Pass, repeat
+from .x86_lut_vectors import ROW_BYTES, splat
 
 PASS_OUTPUTS = 4
-"""Outputs (a pixel or two by 32 channels by a weight plane) of a pass: two accumulators and a sum of bytes for each."""
+"""Outputs (a pixel or two by a vector of channels by a weight plane) of a pass: two accumulators and a sum of bytes for
+each. The 32 registers of AVX-512 would hold twice as many, but its two ports for vectors are busy with these."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,15 +148,16 @@ class PairLookupBuilder(RowTileBuilder):
         columns, pixels = self.shape.tile_columns, self.tile.pixels
         across = -(-columns // pixels)
         tiles = self.rows * across
-        size = self.pairs * self.pixels * self.tile.blocks * CHANNELS
+        channels = self.family.channels
+        size = self.pairs * self.pixels * self.tile.blocks * channels
         elements = registers(tiles * size, self.family.total)
 
         def place(number: Expr) -> tuple[Expr, Expr]:
             column = T.bind(T.min(number % across * pixels, columns - pixels))
             return T.bind(first + number // across), column
 
-        with T.serial(0, tiles * size // CHANNELS) as number:
-            T.buffer_store(elements, zero(f"uint16x{CHANNELS}"), [T.ramp(number * CHANNELS, 1, CHANNELS)])
+        with T.serial(0, tiles * size // channels) as number:
+            T.buffer_store(elements, zero(f"uint16x{channels}"), [T.ramp(number * channels, 1, channels)])
         with T.serial(0, self.pieces) as piece, T.serial(0, tiles) as number:
             self.start = T.bind(number * size)
             for part in self._passes(block, self.bases(block, *place(number)), elements):
@@ -166,7 +169,7 @@ class PairLookupBuilder(RowTileBuilder):
     def accumulate(self, block: Expr, bases: Sequence[Expr]) -> Any:
         """Sums of a tile as single elements, in passes of as many pixels as registers allow."""
         count = self.pairs * self.pixels * self.tile.blocks
-        elements = registers(count * CHANNELS, self.family.total)
+        elements = registers(count * self.family.channels, self.family.total)
         for part in self._passes(block, bases, elements):
             part.store_all()
         return elements
@@ -181,7 +184,7 @@ class PairLookupBuilder(RowTileBuilder):
     def total(self, totals: Any, i: int, j: int, m: int, n: Expr) -> Expr:
         """Sums of pixel m and vector n of `lanes` channels: int32."""
         lanes = self.isa.lanes
-        at = self.start + self.index(i, j, m, 0) * CHANNELS + n * lanes
+        at = self.start + self.index(i, j, m, 0) * self.family.channels + n * lanes
         return T.cast(totals[T.ramp(at, 1, lanes)], f"int32x{lanes}")
 
     def narrow(self, totals: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Look-ups of two planes of codes at once, or of two pixels, on AVX2: one VPSHUFB does the work of two of `Lookup`'s.
+"""Look-ups of two planes of codes at once, or of two pixels: one VPSHUFB does the work of two of `Lookup`'s.
 
 A table has a row for each byte that four codes of two planes make (four bits of the one, four of the other), and an
 entry for each nibble of four weights of a plane. Entries are bytes that hold more than one count, or a weighted sum:
@@ -27,8 +27,10 @@ import numpy.typing as npt
 from .problem import ConvShape, SumRule, Tile, workspace_size
 from .space import NEAR_BYTES, Space, distinct, orders
 from .words import Words
+from .x86_families import X86
 from .x86_lut_nest import PASS_OUTPUTS, LookupTile, PairLookupBuilder
-from .x86_lut_pass import ALWAYS_FIT, CHANNELS, LARGEST_BYTE, ROW_BYTES, ROWS, STEP_CHANNELS, WORD_STEPS, runs
+from .x86_lut_pass import ALWAYS_FIT, LARGEST_BYTE, ROWS, STEP_CHANNELS, WORD_STEPS, runs
+from .x86_lut_vectors import ROW_BYTES, byte_lanes
 
 LARGEST_TOTAL = (1 << 16) - 1
 """Totals are 16 bits wide: no more inputs than that."""
@@ -48,11 +50,8 @@ UNROLLED = (2, 1, 4)
 MOST_ROWS = 8
 """Whose tiles may take a piece of the weights together."""
 
-ROW_SUM_BYTES = 8 << 10
-"""Sums of a row, for one vector of channels, that may wait for the next piece of the weights."""
-
-SUM_BYTES = 2
-"""Of a sum."""
+ROW_SUMS = 128
+"""Sums of a row, for one channel, that may wait for the next piece of the weights."""
 
 ROW_OFFSET_BYTES = 4
 """Of where a look-up finds its row of the table: what a tile reads in place of codes."""
@@ -73,6 +72,7 @@ class PairLookup(Words, ABC):
     """
 
     builder = PairLookupBuilder
+    isa: X86
     planes: int
     group: int
     window: int = 0
@@ -86,7 +86,7 @@ class PairLookup(Words, ABC):
     @property
     def channels(self) -> int:
         """One output channel for each byte."""
-        return CHANNELS
+        return byte_lanes(self.isa)
 
     @property
     def combines_codes(self) -> bool:
@@ -138,8 +138,8 @@ class PairLookup(Words, ABC):
         """Nibbles in the order of the look-ups, low ones of a tap before high ones; lanes as they are parted."""
         packed, table = Words.operands(self, _ordered(words), shape, tile)
         # Even lanes have the lower half of the channels, so that bytes parted into words are in order.
-        lanes = np.arange(CHANNELS).reshape(2, -1).T.ravel()
-        return np.ascontiguousarray(packed.reshape(-1, CHANNELS)[:, lanes]).ravel(), table
+        lanes = np.arange(self.channels).reshape(2, -1).T.ravel()
+        return np.ascontiguousarray(packed.reshape(-1, self.channels)[:, lanes]).ravel(), table
 
     @abstractmethod
     def table(self) -> npt.NDArray[np.uint8]:
@@ -212,7 +212,7 @@ def levels_group(integers: tuple[int, ...], ones: int) -> int:
     return group if group >= FEWEST_SUMMED else 0
 
 
-def pair_lookup(isa: Any, planes: int, integers: tuple[int, ...], ones: int) -> PairLookup:
+def pair_lookup(isa: X86, planes: int, integers: tuple[int, ...], ones: int) -> PairLookup:
     """The look-ups for codes of `planes` planes.
 
     Args:
@@ -248,7 +248,7 @@ def pair_tile(family: PairLookup, shape: ConvShape, vectors: int, blocks: int | 
     if family.pairs_pixels:
         # Two pairs of pixels by two vectors spill.
         together = 2 if count > 1 else 2 * together
-    slab = shape.kernel[0] * shape.kernel[1] * shape.words * WORD_STEPS * CHANNELS * shape.weight_planes * count
+    slab = shape.kernel[0] * shape.kernel[1] * shape.words * WORD_STEPS * family.channels * shape.weight_planes * count
     offered = piece_counts(shape, family.plane_pairs)
     pieces = next((number for number in offered if slab <= number * PIECE_BYTES), offered[-1])
     if pieces > 1 and not family.combines_codes:
@@ -293,7 +293,7 @@ def piece_counts(shape: ConvShape, pairs: int) -> tuple[int, ...]:
     """
     rows = shape.kernel[0]
     columns, steps = runs(shape, pairs)
-    if shape.out_width * shape.pool[0] * shape.weight_planes * CHANNELS * SUM_BYTES > ROW_SUM_BYTES:
+    if shape.out_width * shape.pool[0] * shape.weight_planes > ROW_SUMS:
         return (1,)
     cuts = [count for count in range(1, MOST_CUTS + 1) if steps % count == 0 and steps // count >= MOST_SUMMED]
     return tuple(sorted({1, rows, *(rows * columns * count for count in cuts)}))

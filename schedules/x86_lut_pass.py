@@ -1,4 +1,4 @@
-"""Passes of pair look-ups on AVX2: a few outputs, whose sums of bytes stay in registers, over taps."""
+"""Passes of pair look-ups: a few outputs, whose sums of bytes stay in registers, over taps."""
 
 from __future__ import annotations
 
@@ -10,18 +10,13 @@ from tvm.script.ir_builder import tirx as T
 
 from .isa import Expr, zero, zeros
 from .problem import ConvShape
+from .x86_lut_vectors import ROW_BYTES, shuffle, splat, splat_words, spread, words_of, words_type
 
 if TYPE_CHECKING:
     from .x86_lut_nest import PairLookupBuilder
 
-CHANNELS = 32
-"""Output channels of a vector: its byte lanes."""
-
-HALF = 16
-"""Of them: the sums of 16 bits that a vector holds. Even byte lanes have the lower half of the channels."""
-
-ROWS, ROW_BYTES = 256, 16
-"""Of a table: four codes of two planes or two pixels, four weights of one plane."""
+ROWS = 256
+"""Of a table: four codes of two planes or two pixels."""
 
 STEP_CHANNELS = 4
 """Input channels of a look-up."""
@@ -48,7 +43,11 @@ def runs(shape: ConvShape, pairs: int) -> tuple[int, int]:
 
 
 class Pass:
-    """The look-ups of some groups of pixels over all taps, or over a piece of them."""
+    """The look-ups of some groups of pixels over all taps, or over a piece of them.
+
+    Attributes:
+        half: of the channels of a vector: the sums of 16 bits that a vector holds. Even byte lanes have the lower half.
+    """
 
     def __init__(
         self,
@@ -60,9 +59,10 @@ class Pass:
     ) -> None:
         self.builder, self.block, self.groups, self.out = builder, block, groups, out
         self.family, self.shape, self.blocks = builder.family, builder.shape, builder.tile.blocks
+        self.isa, self.channels, self.half = self.family.isa, self.family.channels, self.family.channels // 2
         self.bases = [T.bind(base) for base in bases]
         self.separate = 1 if builder.levels else self.family.plane_pairs
-        self.kind = "uint16x16" if builder.levels else "uint8x32"
+        self.kind = words_type(self.isa) if builder.levels else self.isa.bytes_type
         self.count = 2 * self.separate * self.shape.weight_planes * len(bases) * self.blocks
         self.held = zeros(self.count, self.kind)
         self.columns, self.tap_steps = runs(self.shape, self.family.plane_pairs)
@@ -73,10 +73,10 @@ class Pass:
             with T.serial(0, self.shape.kernel[0]) as r:
                 repeat(self.columns, lambda c: self._tap(r, c, 0, self.tap_steps))
             for at, value in self._elements():
-                T.buffer_store(self.out, value, [T.ramp(at, 1, HALF)])
+                T.buffer_store(self.out, value, [T.ramp(at, 1, self.half)])
             return
         for at, _ in self._elements():
-            T.buffer_store(self.out, zero(f"uint16x{HALF}"), [T.ramp(at, 1, HALF)])
+            T.buffer_store(self.out, zero(words_type(self.isa)), [T.ramp(at, 1, self.half)])
         with T.serial(0, self.shape.kernel[0]) as r:
             self._row(r, 0, self.columns, 0, self.tap_steps)
 
@@ -145,16 +145,17 @@ class Pass:
                 self._sum(offset, first, count, (pair,), pair)
 
     def _sum(self, offset: Expr, first: Expr, count: int, pairs: Sequence[int], place: int) -> None:
-        builder, planes, blocks = self.builder, self.shape.weight_planes, self.blocks
+        builder, channels = self.builder, self.channels
+        outputs = self.shape.weight_planes * self.blocks
         sums: dict[tuple[int, int], Expr] = {}
         for k in range(count):
-            at = (first + k) * (planes * blocks * CHANNELS)
-            weights = [T.bind(builder.weights[T.ramp(at + o * CHANNELS, 1, CHANNELS)]) for o in range(planes * blocks)]
+            at = (first + k) * (outputs * channels)
+            weights = [T.bind(builder.weights[T.ramp(at + o * channels, 1, channels)]) for o in range(outputs)]
             for pair in pairs:
                 for m, base in enumerate(self.bases):
                     row = self._table_row(base + offset + (pair * self.tap_steps + k))
                     for o, nibbles in enumerate(weights):
-                        found = T.call_llvm_pure_intrin("uint8x32", "llvm.x86.avx2.pshuf.b", row, nibbles)
+                        found = shuffle(row, nibbles, self.isa)
                         sums[m, o] = T.bind(sums[m, o] + found if (m, o) in sums else found)
         # A plane without a partner leaves the upper nibbles empty; a pixel's neighbour is there, wanted or not.
         single = not builder.levels and 2 * place + 1 == self.family.planes and not self.family.pairs_pixels
@@ -162,10 +163,7 @@ class Pass:
             self._part(self._place(place, m, o), value, single)
 
     def _table_row(self, at: Expr) -> Expr:
-        """16 entries in both halves of a vector (VBROADCASTI128)."""
-        row = self.builder.table[T.ramp(self.builder.counts[at], 1, ROW_BYTES)]
-        half = T.bind(T.reinterpret("uint64x2", row))
-        return T.bind(T.reinterpret("uint8x32", T.Shuffle([half, half], [0, 1, 0, 1])))
+        return spread(self.builder.table[T.ramp(self.builder.counts[at], 1, ROW_BYTES)], self.isa)
 
     def _meanings(self, m: int, pair: int) -> list[tuple[int, int]]:
         """(activation plane, pixel) of the lower part of an entry and, where it is wanted, of the upper one."""
@@ -180,28 +178,28 @@ class Pass:
 
     def _part(self, place: int, value: Expr, single: bool) -> None:
         """Adds bytes to all, and their upper parts to what those sum up to."""
-        held = self.held
+        held, isa = self.held, self.isa
         if self.builder.levels:
-            words = T.bind(T.reinterpret("uint16x16", value))
+            words = T.bind(words_of(value, isa))
             T.buffer_store(held, held[place] + words, [place])
-            T.buffer_store(held, held[place + 1] + T.shift_right(words, splat16(8)), [place + 1])
+            T.buffer_store(held, held[place + 1] + T.shift_right(words, splat_words(8, isa)), [place + 1])
             return
         T.buffer_store(held, held[place] + value, [place])
         if not single:
-            words = T.shift_right(T.reinterpret("uint16x16", value), splat16(4))
-            upper = T.reinterpret("uint8x32", words) & splat(15, CHANNELS)
+            words = T.shift_right(words_of(value, isa), splat_words(4, isa))
+            upper = T.reinterpret(isa.bytes_type, words) & splat(15, self.channels)
             T.buffer_store(held, held[place + 1] + upper, [place + 1])
 
     def _parts(self, place: int) -> tuple[Expr, Expr]:
         """Sums of the lower and of the upper parts."""
-        whole, upper = self.held[place], self.held[place + 1]
+        isa, whole, upper = self.isa, self.held[place], self.held[place + 1]
         if self.builder.levels:
-            return whole - T.shift_left(upper, splat16(8)), upper
-        words = T.shift_left(T.reinterpret("uint16x16", upper), splat16(4))
-        return whole - (T.reinterpret("uint8x32", words) & splat(0xF0, CHANNELS)), upper
+            return whole - T.shift_left(upper, splat_words(8, isa)), upper
+        words = T.shift_left(words_of(upper, isa), splat_words(4, isa))
+        return whole - (T.reinterpret(isa.bytes_type, words) & splat(0xF0, self.channels)), upper
 
     def _elements(self) -> list[tuple[Expr, Expr]]:
-        """(place among the results, 16 sums of 16 bits) of all accumulators."""
+        """(place among the results, half a vector's sums of 16 bits) of all accumulators."""
         found: list[tuple[Expr, Expr]] = []
         for m in range(len(self.bases)):
             for o in range(self.shape.weight_planes * self.blocks):
@@ -209,19 +207,19 @@ class Pass:
                 for pair in range(self.separate):
                     values = self._parts(self._place(pair, m, o))
                     for half, ((j, pixel), value) in enumerate(zip(self._meanings(m, pair), values, strict=False)):
-                        at = self.builder.start + self.builder.index(i, j, pixel, n) * CHANNELS
+                        at = self.builder.start + self.builder.index(i, j, pixel, n) * self.channels
                         if self.builder.levels:
-                            found.append((at + HALF * half, value))
+                            found.append((at + self.half * half, value))
                             continue
-                        words = T.bind(T.reinterpret(f"uint16x{HALF}", value))
-                        found.append((at, words & splat16(LARGEST_BYTE)))
-                        found.append((at + HALF, T.shift_right(words, splat16(8))))
+                        words = T.bind(words_of(value, self.isa))
+                        found.append((at, words & splat_words(LARGEST_BYTE, self.isa)))
+                        found.append((at + self.half, T.shift_right(words, splat_words(8, self.isa))))
         return found
 
     def _flush(self) -> None:
         """Adds what the accumulators hold to the sums, and clears them."""
         for at, value in self._elements():
-            place = [T.ramp(at, 1, HALF)]
+            place = [T.ramp(at, 1, self.half)]
             T.buffer_store(self.out, self.out[place[0]] + value, place)
         for index in range(self.count):
             T.buffer_store(self.held, zero(self.kind), [index])
@@ -234,13 +232,3 @@ def repeat(count: int, body: Callable[[Expr], None]) -> None:
         return
     with T.serial(0, count) as index:
         body(index)
-
-
-def splat(value: int, lanes: int) -> Expr:
-    """A vector of equal bytes."""
-    return T.broadcast(T.uint8(value), lanes)
-
-
-def splat16(value: int) -> Expr:
-    """A vector of equal words."""
-    return T.broadcast(T.uint16(value), 16)
