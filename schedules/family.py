@@ -80,6 +80,20 @@ class Family(Protocol):
         """Instructions of the operands of an activation."""
 
 
+class TileProof(Protocol):
+    """What the weights of a 3x3 layer and its largest code prove of products on transformed tiles."""
+
+    @property
+    def largest(self) -> int:
+        """Code."""
+
+    def fits_bytes(self) -> bool:
+        """Whether transformed codes and weights fit bytes, what the output map weighs with included."""
+
+    def sixteen_bit_run(self) -> int:
+        """Words of transformed products that can be summed in 16 bits; 0: not even one."""
+
+
 class Lookup(Protocol):
     """A family whose activation operands are rows of a table."""
 

@@ -12,6 +12,9 @@ Expr = Any
 STACK = {"disable_lower_builtin": True}
 """Annotation that keeps a buffer on the stack, from where LLVM moves it to registers (TVM 0.27)."""
 
+LINE = 64
+"""Bytes of a cache line: a vector across two of them takes two accesses. TVM aligns stacks to 16."""
+
 
 class Isa(Protocol):
     """What a schedule offers to the kernel templates."""
@@ -138,6 +141,15 @@ def zero(dtype: str) -> Expr:
 def registers(count: int, dtype: str) -> Expr:
     """`count` values (scalars or vectors) that LLVM keeps in registers."""
     return T.alloc_buffer((count,), dtype, scope="global", annotations=STACK)
+
+
+def stack_buffer(count: int, dtype: str) -> Expr:
+    """A buffer of a task, on the stack of its thread, from the start of a cache line on."""
+    size = element_bits(dtype) // 8
+    room = T.alloc_buffer((count + LINE // size,), dtype, scope="global", annotations=STACK)
+    address = T.reinterpret("uint64", T.address_of(room[0]))
+    skip = T.bind(T.cast((T.uint64(LINE) - address % T.uint64(LINE)) // T.uint64(size), "int32"))
+    return T.decl_buffer((count,), dtype, data=room.data, elem_offset=skip, scope="global")
 
 
 def zeros(count: int, dtype: str) -> Expr:

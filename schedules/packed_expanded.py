@@ -8,10 +8,9 @@ from typing import Any
 from tvm.script.ir_builder import tirx as T
 
 from .contraction import ContractionBuilder
-from .isa import Expr, load, store
+from .isa import Expr, load, stack_buffer, store
 from .packed_signs import flip
 from .problem import Problem
-from .winograd import stack_buffer
 from .words import WORD, FloatFma
 
 

@@ -13,9 +13,9 @@ import numpy as np
 from tvm.script.ir_builder import tirx as T
 
 from . import winograd
-from .isa import Expr, broadcast, constant, load, store, vector, zeros
+from .isa import Expr, broadcast, constant, load, stack_buffer, store, vector, zeros
 from .problem import ConvShape, Problem
-from .winograd import OUTPUT_MAP, POSITIONS, SIDE, TileBuilder, stack_buffer
+from .winograd import OUTPUT_MAP, POSITIONS, SIDE, TileBuilder
 from .words import WORD
 
 MOST_CHANNELS = 1024

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from tvm.script.ir_builder import tirx as T
 
-from .isa import STACK, Expr
+from .isa import Expr
 from .nest import NestBuilder
 from .problem import ConvShape, Problem, Tile
 
@@ -79,10 +79,33 @@ def tile_grid(shape: ConvShape, step: int = 2) -> tuple[int, int]:
     return (shape.out_height + up) // step, (shape.out_width + up) // step
 
 
-def winograd_tile(shape: ConvShape, blocks: int | None, most: int = 2) -> Tile:
-    """Eight accumulators: input tiles by `blocks` vectors of channels, else by `most` or as many as divide them."""
+def tiles_of_group(tiles: int, most: int) -> int:
+    """How many of `tiles` input tiles are multiplied together: groups are of equal size, and of `most` at most."""
+    return -(-tiles // -(-tiles // most))
+
+
+def winograd_tile(
+    shape: ConvShape,
+    blocks: int | None,
+    most: int = 2,
+    sums: tuple[int, int] = (8, 8),
+    group_tiles: int = GROUP_TILES,
+) -> Tile:
+    """Input tiles by vectors of channels whose sums registers hold: as few passes over a group as do.
+
+    Args:
+        shape: loop nest.
+        blocks: vectors, where packed weights give them; else `most`, or as many as divide those of the shape.
+        most: vectors.
+        sums: the fewest and the most, if vectors allow.
+        group_tiles: input tiles that are multiplied together, about.
+    """
     count = blocks or gcd(shape.blocks, most)
-    return Tile(pixels=8 // count, blocks=count)
+    least, top = (max(1, bound // count) for bound in sums)
+    rows, columns = tile_grid(shape)
+    group = tiles_of_group(rows * columns, group_tiles)
+    pixels = min(range(top, least - 1, -1), key=lambda size: -(-group // size) * size)
+    return Tile(pixels=pixels, blocks=count)
 
 
 class TileBuilder(NestBuilder):
@@ -104,7 +127,7 @@ class TileBuilder(NestBuilder):
         self.pooled = shape.pool != (1, 1)
         self.rows, self.columns = tile_grid(shape, self.step)
         self.tiles = self.rows * self.columns
-        self.group = min(self.tiles, max(tile.pixels, -(-self.tiles // -(-self.tiles // self.group_tiles))))
+        self.group = min(self.tiles, max(tile.pixels, tiles_of_group(self.tiles, self.group_tiles)))
         self.groups = -(-self.tiles // self.group)
         self.together = min(tile.pixels, self.group)
         self.turns = -(-self.group // self.together)
@@ -195,8 +218,3 @@ def output_map(line: Sequence[Expr]) -> tuple[Expr, Expr]:
 def doubled(index: Expr) -> Expr:
     """What A weighs a row or column with, but for its sign: 2, 1, 1, 2."""
     return T.Select(index * (index - 3) == 0, T.int32(2), T.int32(1))
-
-
-def stack_buffer(count: int, dtype: str) -> Any:
-    """A buffer of a task, on the stack of its thread."""
-    return T.alloc_buffer((count,), dtype, scope="global", annotations=STACK)

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from tvm.script.ir_builder import tirx as T
 
 from .contraction import ContractionBuilder, tile_weights
+from .family import TileProof
 from .isa import Expr, Isa, broadcast
 from .problem import ConvShape, Problem, SumRule, Tile, workspace_size
 
@@ -66,13 +67,8 @@ class Words:
         """The family for integers of which ``run()`` words can be summed in 16 bits; most need no such proof."""
         return self
 
-    def with_tiles(self, run: Callable[[], int], largest: int) -> Words | None:  # noqa: ARG002
-        """The family for 3x3 taps on transformed tiles of codes; None where there is none, or its proof fails.
-
-        Args:
-            run: how many words of transformed products can be summed in 16 bits.
-            largest: code.
-        """
+    def with_tiles(self, proof: TileProof) -> Words | None:  # noqa: ARG002
+        """The family for 3x3 taps on transformed tiles of codes; None where there is none, or its proof fails."""
         return None
 
     def for_codes(self, planes: int, integers: tuple[int, ...], ones: int) -> Words:  # noqa: ARG002

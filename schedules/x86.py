@@ -21,11 +21,11 @@ from .x86_amx import DotTiles
 from .x86_amx_tile import best_group, tile_groups
 from .x86_bytes import DotBytes, DotBytesWide
 from .x86_cells import DotCells
-from .x86_dot8 import DotPairs, DotRows
-from .x86_families import X86, DotVnni, PopcountBytes, PopcountCarrySave, PopcountLanes
+from .x86_dot8 import DotPairs, DotRows, DotVnni
+from .x86_families import X86, PopcountBytes, PopcountCarrySave, PopcountLanes
 from .x86_lut import Lookup
 from .x86_lut_pairs import PairLookup, pair_space, pair_tile
-from .x86_winograd import WinogradBytes
+from .x86_winograd import Transformed
 
 __all__ = ["depthwise", "family", "image_kind", "machine", "maps", "space", "tile"]
 
@@ -99,11 +99,6 @@ UNROLLED = (1, 2, 4)
 """Words of a tap that a tuner may let one turn of the loop take. Byte products take the most there are: searches on
 Zen 3 found layers of W3A3 at stride 2 1.03 to 1.22 times as fast with four as with one."""
 
-TILE_WORDS = 64
-"""Words of a pixel up to which byte products on transformed tiles multiply eight vectors of channels with one word: 256
-kB of weights. On Zen 3 that is 1.03 to 1.2 times as fast as two vectors and four words, with 512 channels 0.91 to 0.94.
-"""
-
 CARRY_SAVE_ACCUMULATORS = 4
 """Each needs four registers: three adder levels and a total."""
 
@@ -123,9 +118,10 @@ def tile(
     """
     if isinstance(kind, DotTiles):
         return best_group(shape, rule, blocks)
+    if isinstance(kind, Transformed):
+        return kind.tile(shape, blocks)
     if _on_tiles(kind, shape):
-        many = isinstance(kind, WinogradBytes) and shape.words <= TILE_WORDS
-        return winograd_tile(shape, blocks, 8 if many else 2)
+        return winograd_tile(shape, blocks)
     if isinstance(kind, PairLookup):
         vectors = -(-shape.blocks * isa.lanes // kind.channels)
         return pair_tile(kind, shape, vectors, blocks)
@@ -194,7 +190,7 @@ def space(
 
 def _on_tiles(kind: Family, shape: ConvShape) -> bool:
     """Whether a family multiplies transformed tiles."""
-    return isinstance(kind, WinogradBytes | DotCells) or (isinstance(kind, Packed) and kind.tiled(shape))
+    return isinstance(kind, Transformed | DotCells) or (isinstance(kind, Packed) and kind.tiled(shape))
 
 
 def _accumulators(isa: X86, kind: Family) -> int:

@@ -1,4 +1,4 @@
-"""Byte products on x86 without VNNI: VPMADDUBSW, whose sums of two saturate at 16 bits, and what widens them."""
+"""Byte products on x86: VPDPBUSD, or VPMADDUBSW, whose sums of two saturate at 16 bits, and what widens them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .x86_families import X86
 
 @dataclass(frozen=True, kw_only=True)
 class _Bytes(Words):
-    """VPMADDUBSW on four channels of a pixel."""
+    """Unsigned by signed bytes: four channels of a pixel."""
 
     isa: X86
     weight_dtype: str = "int32"
@@ -24,6 +24,25 @@ class _Bytes(Words):
         """Four channels of one pixel, in every lane."""
         word = T.reinterpret("int32", source[T.ramp(index, 1, 4)])
         return [T.reinterpret(self.isa.bytes_type, broadcast(word, self.isa))]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FourProducts(_Bytes):
+    """VPDPBUSD: four products per lane and step, added in 32 bits."""
+
+    accumulator: str = "int32"
+    cycles: float = 0.5
+
+    def step(self, accumulator: Expr, activation: Sequence[Expr], weight: Sequence[Expr]) -> Expr:
+        """Adds four products per lane."""
+        signed = T.reinterpret(f"int8x{self.isa.lanes * 4}", weight[0])
+        name = f"llvm.x86.avx512.vpdpbusd.{self.isa.lanes * 32}"
+        return T.call_llvm_pure_intrin(vector("int32", self.isa), name, accumulator, activation[0], signed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Pairs(_Bytes):
+    """VPMADDUBSW."""
 
     def products(self, activation: Expr, weight: Expr) -> Expr:
         """Sums of two neighbouring products, 16 bits each."""
@@ -37,7 +56,7 @@ class _Bytes(Words):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DotBytes(_Bytes):
+class DotBytes(_Pairs):
     """VPMADDUBSW and VPADDW, widened every `flush_steps` words."""
 
     accumulator: str = "int16"
@@ -54,7 +73,7 @@ class DotBytes(_Bytes):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DotBytesWide(_Bytes):
+class DotBytesWide(_Pairs):
     """VPMADDUBSW, widened at once."""
 
     accumulator: str = "int32"

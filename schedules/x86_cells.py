@@ -27,9 +27,9 @@ import numpy.typing as npt
 from tvm.script.ir_builder import tirx as T
 
 from .formats import round_up
-from .isa import Expr, broadcast, constant, vector, zeros
+from .isa import Expr, broadcast, constant, stack_buffer, vector, zeros
 from .problem import ConvShape, Problem, Tile, estimated_us
-from .winograd import TileBuilder, stack_buffer, tile_grid
+from .winograd import TileBuilder, tile_grid
 from .words import Words
 from .x86_bytes import multiply_words, words_type
 from .x86_families import X86

@@ -1,4 +1,4 @@
-"""8-bit dot products on x86 without VNNI: 16-bit multiplies, or byte multiplies where 16-bit sums provably hold.
+"""8-bit dot products on x86: VPDPBUSD, or without VNNI 16-bit multiplies, or byte multiplies where 16-bit sums hold.
 
 VPMADDUBSW does 32 products (256 bits) but saturates at 16 bits; VPMADDWD does 16 and is exact. Both issue twice per
 cycle. `lqcompile.lowering.parameters.sixteen_bit_run` proves from the weights of a layer how many VPMADDUBSW can be
@@ -13,13 +13,23 @@ from typing import Any
 
 from tvm.script.ir_builder import tirx as T
 
+from .family import TileProof
 from .isa import Expr, broadcast
 from .problem import ConvShape
 from .words import Words
-from .x86_bytes import DotBytes, DotBytesWide, multiply_words, words_type
+from .x86_bytes import DotBytes, DotBytesWide, FourProducts, multiply_words, words_type
 from .x86_cells import DotCells
 from .x86_families import X86
-from .x86_winograd import FEWEST_SUMMED, WinogradBytes
+from .x86_winograd import FEWEST_SUMMED, WinogradBytes, WinogradVnni
+
+
+@dataclass(frozen=True, kw_only=True)
+class DotVnni(FourProducts):
+    """VPDPBUSD: exact for all bytes."""
+
+    def with_tiles(self, proof: TileProof) -> Words | None:
+        """The same on transformed tiles."""
+        return WinogradVnni(isa=self.isa, largest=proof.largest) if proof.fits_bytes() else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,10 +52,10 @@ class DotPairs(Words):
             return self
         return DotBytes(isa=self.isa, flush_steps=steps) if steps > 1 else DotBytesWide(isa=self.isa)
 
-    def with_tiles(self, run: Callable[[], int], largest: int) -> Words | None:
-        """Byte multiplies of transformed tiles; not with 512 bits, where none was measured."""
-        steps = run() if self.isa.lanes == 8 else 0
-        return WinogradBytes(isa=self.isa, flush_steps=steps, largest=largest) if steps >= FEWEST_SUMMED else None
+    def with_tiles(self, proof: TileProof) -> Words | None:
+        """Byte multiplies of transformed tiles."""
+        steps = proof.sixteen_bit_run()
+        return WinogradBytes(isa=self.isa, flush_steps=steps, largest=proof.largest) if steps >= FEWEST_SUMMED else None
 
     def activation(self, source: Any, index: Expr) -> list[Expr]:
         """Channels 0, 2 and channels 1, 3 of one pixel as 16-bit pairs, in every lane."""

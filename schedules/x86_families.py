@@ -9,13 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from tvm.script.ir_builder import tirx as T
 
 from .carry_save import CarrySaveBuilder
-from .isa import Expr, Registers, broadcast, constant, vector
-from .words import BitWords, Words
+from .isa import Expr, Registers, constant, vector
+from .words import BitWords
 
 MAJORITY, PARITY = 0xE8, 0x96
 """Truth tables of VPTERNLOG: carry and sum of a full adder."""
@@ -150,24 +149,3 @@ class PopcountCarrySave(BitWords):
         name = "llvm.x86.avx512.pternlog.d.512"
         result = T.call_llvm_pure_intrin("int32x16", name, *signed, T.int32(table))
         return T.bind(T.reinterpret("uint32x16", result))
-
-
-@dataclass(frozen=True, kw_only=True)
-class DotVnni(Words):
-    """VPDPBUSD: four unsigned by signed byte products per lane and step."""
-
-    isa: X86
-    accumulator: str = "int32"
-    weight_dtype: str = "int32"
-    cycles: float = 0.5
-
-    def activation(self, source: Any, index: Expr) -> list[Expr]:
-        """Four channels of one pixel, in every lane."""
-        word = T.reinterpret("int32", source[T.ramp(index, 1, 4)])
-        return [T.reinterpret(self.isa.bytes_type, broadcast(word, self.isa))]
-
-    def step(self, accumulator: Expr, activation: Sequence[Expr], weight: Sequence[Expr]) -> Expr:
-        """Adds four products per lane."""
-        signed = T.reinterpret(f"int8x{self.isa.lanes * 4}", weight[0])
-        name = f"llvm.x86.avx512.vpdpbusd.{self.isa.lanes * 32}"
-        return T.call_llvm_pure_intrin(vector("int32", self.isa), name, accumulator, activation[0], signed)

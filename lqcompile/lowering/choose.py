@@ -3,7 +3,9 @@
 The cost table holds what each family sustains on each instruction set: medians over the 3x3 layers of
 ``benchmarks/layers.py --target NAME``, in billions per second on one core (``x86-avx2``: with ``--least``, on Zen 3).
 Only ratios within a row matter. The row of ``x86-avx512-vpopcntdq`` is 80 % and 75 % of the port bounds (341 and 128
-per cycle), for want of a machine; that of ``x86-avx-vnni`` likewise (96 and 64, and 75 % of 192 for lut). That of
+per cycle), for want of a machine; that of ``x86-avx-vnni`` likewise (96 and 64, and 75 % of 192 for lut). Those
+of lut with AVX-512 are estimates too: per cycle its ports allow what Zen 3's do, of which 60 % is what whole layers
+reach there (205 pairs looked up two at a time), at the 2.5 GHz of the rest of the row. That of
 ``x86-amx`` is the ratio to popcount that a forerunner of the kernels had on Sapphire Rapids, geometric mean of six
 layers, for full tiles; a plane pair costs as much as an 8-bit product.
 Rows of ARM targets are a model, not measurements: whole kernels of a 3x3 layer of 256 channels at 14x14, in
@@ -28,17 +30,18 @@ from lqcompile.graph.plan import AnyQuantizer, Contraction, Region, is_depthwise
 from lqcompile.graph.specs import LowBitWeights, Quantizer
 from lqcompile.lowering import tensor_cores
 from lqcompile.lowering.parameters import kernel_shape, sixteen_bit_run
-from lqcompile.lowering.winograd import fits, winograd_run
+from lqcompile.lowering.winograd import TileProof, fits
 from lqcompile.schedules.formats import round_up
 from lqcompile.schedules.problem import Tile
 from lqcompile.schedules.x86_lut_pairs import levels_group
 from lqcompile.schedules.x86_winograd import FEWEST_SUMMED
+from lqcompile.target import find
 
 RATES = {
     "x86-avx2": {"popcount": 306.0, "lut": 450.0, "dot8": 75.0},
     "x86-avx-vnni": {"popcount": 77.0, "lut": 144.0, "dot8": 48.0},
-    "x86-avx512": {"popcount": 450.0, "dot8": 53.0},
-    "x86-avx512-vnni": {"popcount": 400.0, "dot8": 236.0},
+    "x86-avx512": {"popcount": 450.0, "lut": 410.0, "dot8": 53.0},
+    "x86-avx512-vnni": {"popcount": 400.0, "lut": 410.0, "dot8": 236.0},
     "x86-avx512-vpopcntdq": {"popcount": 273.0, "dot8": 96.0},
     "x86-amx": {"popcount": 273.0, "dot8": 396.0, "planes": 396.0},
     "arm-neon": {"popcount": 70.0, "dot8": 7.9},
@@ -69,12 +72,19 @@ PAIR_GAINS = {0: 1.25, 2: 1.4, 4: 1.75}
 look-ups of integer levels whose bytes can be added, 0 for counts (best times of the 3x3 layers of ResNet-18, W2A2 and
 W1A1, on Zen 3)."""
 
-BYTE_RATES = {"x86-avx2": 141.0}
-"""Of dot8 where long runs of products can be summed in 16 bits; a run of n words takes one step more."""
+BYTE_RATES = {"x86-avx2": 141.0, "x86-avx512": 106.0}
+"""Of dot8 where long runs of products can be summed in 16 bits; a run of n words takes one step more. That of
+``x86-avx512`` is twice its rate of VPMADDWD, as the ports allow: not measured."""
 
-TILES_GAIN = {4: 1.25, 16: 1.6}
-"""Of dot8 on transformed tiles (3x3 taps, stride 1) over the same without, by the words of an input pixel, on Zen 3:
-1.2 to 1.7 at 16 channels, 1.3 at 32, 1.5 to 1.9 from 64 on."""
+TILES_GAIN = {
+    "x86-avx2": {4: 1.25, 16: 1.6},
+    "x86-avx512": {4: 1.25, 16: 1.6},
+    "x86-avx512-vnni": {4: 1.1, 16: 1.4},
+    "x86-avx512-vpopcntdq": {4: 1.1, 16: 1.4},
+    "x86-avx-vnni": {4: 1.1, 16: 1.4},
+}
+"""Of dot8 on transformed tiles (3x3 taps, stride 1) over the same without, by the words of an input pixel. On Zen 3
+1.2 to 1.7 at 16 channels, 1.3 at 32, 1.5 to 1.9 from 64 on; the others are estimates (docs/x86.md)."""
 
 TILE_ROWS = {"x86-amx": 16}
 """Outputs that a tile register holds: fewer leave it part empty, a batch-1 linear layer all but one row."""
@@ -85,9 +95,6 @@ CACHED_WEIGHTS = 1 << 19
 STREAMED_BYTES = 6.0
 """How many times as long dot8 takes where one pixel uses each weight once, from beyond that cache: on Zen 3, a linear
 layer of 4096x4096 ran at 23 and not at 141 GMAC/s (731 us; popcount took 192 us for W2A2)."""
-
-LUT_CHANNELS = 32
-"""Output channels of a vector of the `lut` family: others are multiplied in vain."""
 
 LUT_ROWS = 1000.0
 """What it costs to find the rows of the table for a word of an input pixel, once for all outputs, in
@@ -167,7 +174,7 @@ def _cost(family: str, contraction: Contraction, quantizer: AnyQuantizer | None,
     if family == "dot8":
         run = _run(contraction, quantizer) if target in BYTE_RATES else 0
         product = (run + 1) / (run * BYTE_RATES[target]) if run else 1 / rate
-        product /= _tiles_gain(contraction, quantizer) if run else 1.0
+        product /= _tiles_gain(contraction, quantizer, target)
         alone = contraction.out_shape[1:] == (1, 1) and prod(contraction.weights.shape) > CACHED_WEIGHTS
         return STREAMED_BYTES * product if alone and target in BYTE_RATES else product
     cost: float = contraction.weights.bits * (quantizer.bits if quantizer else 0) / rate
@@ -179,7 +186,8 @@ def _cost(family: str, contraction: Contraction, quantizer: AnyQuantizer | None,
     if height * width == 1:
         # One pixel uses each weight once: bytes decide, and look-ups take weights of twice the size.
         return 2 * cost * words
-    padded: int = round_up(outputs, LUT_CHANNELS)
+    # A vector holds an output channel in each byte: others are multiplied in vain.
+    padded: int = round_up(outputs, find(target).vector_bits // 8)
     return cost * padded / outputs / _lut_gain(contraction, quantizer) * _lut_rows(contraction)
 
 
@@ -227,14 +235,16 @@ def _run(contraction: Contraction, quantizer: AnyQuantizer | None) -> int:
     return sixteen_bit_run(weights.integers().reshape(kernel_shape(contraction)), int(quantizer.basis.sum()))
 
 
-def _tiles_gain(contraction: Contraction, quantizer: AnyQuantizer | None) -> float:
+def _tiles_gain(contraction: Contraction, quantizer: AnyQuantizer | None, target: str) -> float:
     """What transformed tiles gain over plain byte products; 1 where they do not serve."""
-    weights = contraction.weights
+    weights, gains = contraction.weights, TILES_GAIN.get(target)
     if not isinstance(weights, LowBitWeights) or not isinstance(quantizer, Quantizer) or not fits(contraction, (1, 1)):
         return 1.0
-    if winograd_run(weights.integers().reshape(kernel_shape(contraction)), int(quantizer.basis.sum())) < FEWEST_SUMMED:
+    proof = TileProof(weights.integers().reshape(kernel_shape(contraction)), int(quantizer.basis.sum()))
+    serves = proof.sixteen_bit_run() >= FEWEST_SUMMED if target in BYTE_RATES else proof.fits_bytes()
+    if not gains or not serves:
         return 1.0
-    return TILES_GAIN[max(words for words in TILES_GAIN if 4 * words <= contraction.in_shape[0])]
+    return gains[max(words for words in gains if 4 * words <= contraction.in_shape[0])]
 
 
 def force(region: Region, contraction: Contraction, quantizer: AnyQuantizer | None, family: str, target: str) -> Choice:

@@ -13,7 +13,7 @@ from lqcompile.graph.specs import Int8Weights, LowBitWeights, Quantizer
 from lqcompile.lowering import parameters as pack
 from lqcompile.lowering.families import BYTE_FAMILIES
 from lqcompile.lowering.sums import Sums
-from lqcompile.lowering.winograd import cells_serve, fits, winograd_run
+from lqcompile.lowering.winograd import TileProof, cells_serve, fits
 from lqcompile.schedules.problem import SumRule
 
 LARGEST_CODE = 255
@@ -108,7 +108,7 @@ def _dot8(sums: Sums, schedule: Any, isa: Any, family: Any, *, depthwise: bool, 
         found = pack.sixteen_bit_run(dense, largest)
         return found if operation.geometry.group == 1 else min(found, 1)
 
-    tiles = family.with_tiles(lambda: winograd_run(dense, largest), largest) if fits(operation, pool) else None
+    tiles = family.with_tiles(TileProof(dense, largest)) if fits(operation, pool) else None
     family = tiles or family.with_run(run)
     words = pack.pack_byte_words(dense, family.vectors)
     return PackedWeights(family=family, rule=ONE_SUM, words=words, basis=np.empty(0))

@@ -24,7 +24,7 @@ FAMILIES = {
         "float": "FloatFma",
         "packed": "Packed",
     },
-    "x86-avx512-vnni": {"popcount": "PopcountCarrySave", "dot8": "DotVnni"},
+    "x86-avx512-vnni": {"popcount": "PopcountCarrySave", "dot8": "WinogradVnni"},
     "x86-amx": {"planes": "DotTiles", "dot8": "DotTiles"},
     "arm-neon": {"popcount": "Popcount", "dot8": "Dot8", "float": "FloatLanes"},
 }

@@ -18,7 +18,7 @@ from lqcompile.graph.plan import Affine, Clamp, Geometry, MaxPool, Plan
 from lqcompile.graph.specs import LowBitWeights, Quantizer
 from lqcompile.lowering.choose import choose
 from lqcompile.lowering.lower import lower
-from lqcompile.lowering.winograd import winograd_run
+from lqcompile.lowering.winograd import TileProof
 from lqcompile.target import find
 
 TARGET = find("x86-avx2")
@@ -66,8 +66,8 @@ def loops(plan: Plan) -> list[str]:
 def test_the_proof_knows_the_largest_sums(weights: tuple[int, ...], codes: tuple[int, ...], run: int) -> None:
     """24 channels: six words, all weights at their largest, where G adds nine of them."""
     values = np.full((5, 24, 3, 3), sum(weights), np.int8)
-    assert winograd_run(values, sum(codes)) == run
-    assert winograd_run(-values, sum(codes)) == run
+    assert TileProof(values, sum(codes)).sixteen_bit_run() == run
+    assert TileProof(-values, sum(codes)).sixteen_bit_run() == run
     exact = 9 * sum(weights) * 4 * sum(codes) * 2  # two products, from a V at the end of its range
     assert run == 0 or run * exact <= 32767
     assert run in (0, 6) or any(n * exact > 32767 for n in range(run + 1, 7) if 6 % n == 0)
