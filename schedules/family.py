@@ -87,6 +87,10 @@ class TileProof(Protocol):
     def largest(self) -> int:
         """Code."""
 
+    @property
+    def channels(self) -> int:
+        """Of the input."""
+
     def fits_bytes(self) -> bool:
         """Whether transformed codes and weights fit bytes, what the output map weighs with included."""
 

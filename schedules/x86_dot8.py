@@ -20,7 +20,7 @@ from .words import Words
 from .x86_bytes import DotBytes, DotBytesWide, FourProducts, multiply_words, words_type
 from .x86_cells import DotCells
 from .x86_families import X86
-from .x86_winograd import FEWEST_SUMMED, WinogradBytes, WinogradVnni
+from .x86_winograd import FEWEST_CHANNELS_VNNI, FEWEST_SUMMED, WinogradBytes, WinogradVnni
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +29,9 @@ class DotVnni(FourProducts):
 
     def with_tiles(self, proof: TileProof) -> Words | None:
         """The same on transformed tiles."""
-        return WinogradVnni(isa=self.isa, largest=proof.largest) if proof.fits_bytes() else None
+        if proof.channels < FEWEST_CHANNELS_VNNI or not proof.fits_bytes():
+            return None
+        return WinogradVnni(isa=self.isa, largest=proof.largest)
 
 
 @dataclass(frozen=True, kw_only=True)

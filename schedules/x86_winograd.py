@@ -57,6 +57,10 @@ TILE_WORDS = 64
 Zen 3 that is 1.03 to 1.2 times as fast as two vectors and four words, with 512 channels 0.91 to 0.94.
 """
 
+FEWEST_CHANNELS_VNNI = 32
+"""Of the input, for VPDPBUSD: instructions of 16 channels on tiles, with their maps, take longer than those without
+(llvm-mca for Cascade Lake, docs/x86.md)."""
+
 WIDE_GROUP_TILES = 16
 """Input tiles that are multiplied together, about, with 512 bits: sums of two vectors of channels take 32 kB."""
 

@@ -30,6 +30,7 @@ from lqcompile.target import find
 
 sys.path.append(str(Path(__file__).parent / "schedules"))
 from test_operators import Sampled, every_family
+from test_winograd import LOOPS, compiled_tiles
 
 FEWER = {
     "x86-avx-vnni": ("x86-avx2", "vpdpbusd"),
@@ -82,6 +83,13 @@ def test_networks_equal_the_reference(name: str) -> None:
     plan = small_network(rng, integer=True)
     x = rng.normal(size=(1, *plan.inputs[0].shape)).astype(np.float32)
     check_equal(plan, emulated(compile_plan(plan, find(name)), name), x, tolerance=1e-4)
+
+
+@pytest.mark.parametrize("name", [name for name in LOOPS if name in ADDED and name != "x86-avx512-vpopcntdq"])
+def test_transformed_tiles_equal_the_reference(name: str) -> None:
+    skip_unless_made()
+    compiled, x = compiled_tiles(0, name, (5, 6))
+    check_equal(compiled.plan, emulated(compiled, name), x[:1])
 
 
 @pytest.mark.parametrize("channels", [5, 70])

@@ -79,9 +79,9 @@ BYTE_RATES = {"x86-avx2": 141.0, "x86-avx512": 106.0}
 TILES_GAIN = {
     "x86-avx2": {4: 1.25, 16: 1.6},
     "x86-avx512": {4: 1.25, 16: 1.6},
-    "x86-avx512-vnni": {4: 1.1, 16: 1.4},
-    "x86-avx512-vpopcntdq": {4: 1.1, 16: 1.4},
-    "x86-avx-vnni": {4: 1.1, 16: 1.4},
+    "x86-avx512-vnni": {8: 1.3, 16: 1.6},
+    "x86-avx512-vpopcntdq": {8: 1.3, 16: 1.6},
+    "x86-avx-vnni": {8: 1.3, 16: 1.6},
 }
 """Of dot8 on transformed tiles (3x3 taps, stride 1) over the same without, by the words of an input pixel. On Zen 3
 1.2 to 1.7 at 16 channels, 1.3 at 32, 1.5 to 1.9 from 64 on; the others are estimates (docs/x86.md)."""
@@ -244,7 +244,7 @@ def _tiles_gain(contraction: Contraction, quantizer: AnyQuantizer | None, target
     serves = proof.sixteen_bit_run() >= FEWEST_SUMMED if target in BYTE_RATES else proof.fits_bytes()
     if not gains or not serves:
         return 1.0
-    return gains[max(words for words in gains if 4 * words <= contraction.in_shape[0])]
+    return max((gain for words, gain in gains.items() if 4 * words <= contraction.in_shape[0]), default=1.0)
 
 
 def force(region: Region, contraction: Contraction, quantizer: AnyQuantizer | None, family: str, target: str) -> Choice:

@@ -36,7 +36,7 @@ class TileProof:
     """
 
     def __init__(self, values: npt.NDArray[Any], largest: int) -> None:
-        self.values, self.largest = values, largest
+        self.values, self.largest, self.channels = values, largest, values.shape[1]
 
     @functools.cached_property
     def _taps(self) -> npt.NDArray[np.int16] | None:

@@ -69,7 +69,7 @@ def parallel_loops(program: Program) -> int:
 
 @pytest.mark.parametrize(("target", "family"), CASES)
 def test_threads_share_what_is_worth_it(target: str, family: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    large, small = (128, 28), (16, 4)
+    large, small = (128, 28), (32, 4)
     program = lowered(target, family, *large)
     assert parallel_loops(program) >= 1
     assert not any("T.parallel(" in kernel.step.function.script() for kernel in program.sums)

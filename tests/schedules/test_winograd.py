@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from compiling import check_equal, compile_plan, missing
+from compiling import Compiled, check_equal, compile_plan, missing, unavailable
 from lqcompile.schedules.packed import Packed
 from lqcompile.schedules.x86_bytes import DotBytes
-from lqcompile.schedules.x86_winograd import WinogradBytes
+from lqcompile.schedules.x86_winograd import WinogradBytes, WinogradVnni
 from plans import PlanBuilder, random_affine, random_low_bit, random_quantizer
 
 from lqcompile.encoding import activation_levels
@@ -26,6 +26,15 @@ TARGET = find("x86-avx2")
 AROUND = Geometry(kernel=(3, 3), pads=(1, 1, 1, 1))
 
 SQUARE = MaxPool(kernel=(2, 2), strides=(2, 2), pads=(0, 0, 0, 0))
+
+LOOPS = {
+    "x86-avx2": WinogradBytes,
+    "x86-avx-vnni": WinogradVnni,
+    "x86-avx512": WinogradBytes,
+    "x86-avx512-vnni": WinogradVnni,
+    "x86-avx512-vpopcntdq": WinogradVnni,
+}
+"""What multiplies transformed tiles, by target."""
 
 needs_avx2 = pytest.mark.skipif(bool(missing(TARGET)), reason=f"this machine lacks {missing(TARGET)}")
 
@@ -73,13 +82,21 @@ def test_the_proof_knows_the_largest_sums(weights: tuple[int, ...], codes: tuple
     assert run in (0, 6) or any(n * exact > 32767 for n in range(run + 1, 7) if 6 % n == 0)
 
 
-@needs_avx2
-@pytest.mark.parametrize("seed", range(3))
-def test_tiles_equal_the_reference(seed: int) -> None:
-    """Odd sizes down to one tile, uneven padding, channels that fill no vector, pooling, all epilogues."""
+def skip_unless_runs(target: str) -> None:
+    """Skips the test where nothing runs code for a target."""
+    if lacking := unavailable(find(target)):
+        pytest.skip(f"this machine lacks {', '.join(lacking)}, which {target} needs")
+
+
+def compiled_tiles(seed: int, target: str, size: tuple[int, ...] = ()) -> tuple[Compiled, np.ndarray]:
+    """Layers on transformed tiles of an image of any size or the one given, and an input of two images.
+
+    Odd sizes down to one tile, uneven padding, channels that fill no vector, pooling, all epilogues.
+    """
     rng = np.random.default_rng(seed)
-    channels, outputs = int(rng.integers(16, 80)), int(rng.integers(3, 70))
-    height, width = (2, 3) if seed == 0 else (int(size) for size in rng.integers(5, 24, 2))
+    fewest = 32 if LOOPS[target] is WinogradVnni else 16
+    channels, outputs = int(rng.integers(fewest, 80)), int(rng.integers(3, 70))
+    height, width = size or ((2, 3) if seed == 0 else (int(count) for count in rng.integers(5, 24, 2)))
     builder = PlanBuilder(rng, (channels, height, width))
     codes = builder.quantized_input(integer_codes(rng, ((1, 2, 4), (3, 12), (1,))[seed]))
     weights = integer_weights(rng, (outputs, channels, 3, 3), ((2, 4, 7), (1, 2), (1, 2, 4, 7))[seed])
@@ -92,27 +109,36 @@ def test_tiles_equal_the_reference(seed: int) -> None:
         ends += builder.contract(codes, weights, geometry, stages, (coder,))
     plan = builder.finish(*ends)
     names = [region.name for region in plan.regions[1:]]
-    compiled = compile_plan(plan, TARGET, dict.fromkeys(names, "dot8"))
-    assert {step.loop for step in compiled.program.steps if step.loop} == {WinogradBytes.__name__}
-    check_equal(plan, compiled.load(), rng.normal(size=(2, channels, height, width)).astype(np.float32))
+    compiled = compile_plan(plan, find(target), dict.fromkeys(names, "dot8"))
+    assert {step.loop for step in compiled.program.steps if step.loop} == {LOOPS[target].__name__}
+    return compiled, rng.normal(size=(2, channels, height, width)).astype(np.float32)
 
 
-@needs_avx2
+@pytest.mark.parametrize("target", LOOPS)
+@pytest.mark.parametrize("seed", range(3))
+def test_tiles_equal_the_reference(seed: int, target: str) -> None:
+    skip_unless_runs(target)
+    compiled, x = compiled_tiles(seed, target)
+    check_equal(compiled.plan, compiled.load(), x)
+
+
+@pytest.mark.parametrize("target", LOOPS)
 @pytest.mark.parametrize("sign", [1, -1])
-def test_the_largest_sums_do_not_saturate(sign: int) -> None:
+def test_the_largest_sums_do_not_saturate(sign: int, target: str) -> None:
     """Weights at their largest, so that only three words may be summed, and codes that are 0 or the largest."""
+    skip_unless_runs(target)
     rng = np.random.default_rng(sign + 1)
-    builder = PlanBuilder(rng, (24, 8, 8))
+    builder = PlanBuilder(rng, (36, 8, 8))
     quantizer = replace(integer_codes(rng, (1, 2, 4)), thresholds=np.zeros(7, np.float32))
-    weights = integer_weights(rng, (20, 24, 3, 3), (2, 4, 8))
-    bits = np.zeros((20, 3, 24 * 9), np.uint8)
+    weights = integer_weights(rng, (20, 36, 3, 3), (2, 4, 8))
+    bits = np.zeros((20, 3, 36 * 9), np.uint8)
     bits[: 10 if sign > 0 else 20] = sign > 0
     bits[10:] = rng.integers(0, 2, bits[10:].shape)
     weights = replace(weights, planes=np.packbits(bits, axis=2, bitorder="little").reshape(weights.planes.shape))
     plan = builder.finish(*builder.contract(builder.quantized_input(quantizer), weights, AROUND, ()))
-    compiled = compile_plan(plan, TARGET, {"region1": "dot8"})
-    assert [step.loop for step in compiled.program.steps if step.loop] == [WinogradBytes.__name__]
-    x = rng.choice([-1.0, 1.0], size=(2, 24, 8, 8)).astype(np.float32)
+    compiled = compile_plan(plan, find(target), {"region1": "dot8"})
+    assert [step.loop for step in compiled.program.steps if step.loop] == [LOOPS[target].__name__]
+    x = rng.choice([-1.0, 1.0], size=(2, 36, 8, 8)).astype(np.float32)
     x[1, :, :4] = np.where(np.indices((4, 8)).sum(axis=0) % 3, -1, 1)
     check_equal(plan, compiled.load(), x)
 
@@ -152,6 +178,23 @@ def test_the_cost_table_takes_them_where_they_are_fastest(weights: tuple[int, ..
     )
     plan = builder.finish(*made)
     assert choose(plan.regions[1].operation, quantizer, "x86-avx2").family == family
+
+
+@pytest.mark.parametrize(
+    ("weights", "codes", "fits"),
+    [
+        ((2, 4, 8), (31, 32), True),  # 14: 56 in the corners, 84 at the edges, 126 within; 4 x 63 = 252
+        ((2, 4, 8), (32, 32), False),
+        ((5, 10), (1,), False),
+        ((1,), (63,), True),
+    ],
+)
+def test_the_proof_knows_the_largest_bytes(weights: tuple[int, ...], codes: tuple[int, ...], fits: bool) -> None:
+    """All weights at their largest, and with signs that let the outer sums be as large."""
+    same = np.full((5, 18, 3, 3), sum(weights), np.int8)
+    assert TileProof(same, sum(codes)).fits_bytes() is fits
+    assert TileProof(-same, sum(codes)).fits_bytes() is fits
+    assert not TileProof(np.full((1, 4, 3, 3), 15, np.int8), 1).fits_bytes()
 
 
 @needs_avx2
