@@ -7,11 +7,13 @@ TARGET = Target(
     description="x86-64 with AVX-512 F/BW/DQ/VL (Skylake-SP)",
     machine="x86_64",
     schedule="x86",
-    llvm={"mcpu": "skylake-avx512"},
+    # Microcode against Downfall makes gathers slow: LLVM would use them for a few scalar loops.
+    llvm={"mcpu": "skylake-avx512", "mattr": ["+prefer-no-gather"]},
     features=("avx2", "fma", "bmi2", "popcnt", "avx512f", "avx512bw", "avx512dq", "avx512vl"),
     vector_bits=512,
     # Two pipes of 512 bits. VPMADDUBSW and VPADDW for 64, widened at once by VPMADDWD; 2 VPMADDWD and 2 VPADDD for 64;
-    # 29 instructions for 8 x 512 bits by carry-save adders (docs/performance.md).
+    # 29 instructions for 8 x 512 bits by carry-save adders. VPSHUFB, which one of the pipes runs, and VPADDB for 256
+    # plane-pair products; of two planes, nine for 1536 (counts) or two for 512 (levels) (docs/performance.md).
     peaks={
         "FloatFma": 32,
         "DotBytes": 64,
@@ -19,5 +21,9 @@ TARGET = Target(
         "DotPairs": 32,
         "DotRows": 32,
         "PopcountCarrySave": 282,
+        "Lookup": 256,
+        "LookupCounts": 341,
+        "LookupPixels": 341,
+        "LookupLevels": 512,
     },
 )

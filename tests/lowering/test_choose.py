@@ -133,6 +133,33 @@ def test_tables_need_many_channels_and_more_than_a_pixel(outputs: int, size: int
 
 
 @pytest.mark.parametrize(
+    ("target", "bits", "integer", "outputs", "group", "family"),
+    [
+        ("x86-avx512", (1, 1), False, 64, 1, "lut"),
+        ("x86-avx512", (1, 1), False, 32, 1, "popcount"),  # half a vector
+        ("x86-avx2", (1, 1), False, 32, 1, "lut"),
+        ("x86-avx512", (1, 1), False, 64, 2, "popcount"),  # one plane at a time
+        ("x86-avx512", (2, 2), True, 64, 1, "lut"),
+        ("x86-avx512-vnni", (1, 2), True, 64, 1, "lut"),
+        ("x86-avx512-vnni", (2, 2), True, 64, 1, "dot8"),
+        ("x86-avx512-vnni", (2, 2), False, 64, 1, "lut"),
+        ("x86-avx512-vpopcntdq", (1, 1), False, 64, 1, "popcount"),
+    ],
+)
+def test_tables_are_as_wide_as_vectors(
+    target: str, bits: tuple[int, int], integer: bool, outputs: int, group: int, family: str
+) -> None:
+    rng = np.random.default_rng(outputs)
+    quantizer = random_quantizer(rng, bits[1], integer=integer)
+    if integer:
+        quantizer = replace(quantizer, basis=np.float32([5, 10]))
+    builder = PlanBuilder(rng, (64, 14, 14))
+    weights = random_low_bit(rng, (outputs, 64 // group, 3, 3), bits[0], integer=integer)
+    made = builder.contract(builder.quantized_input(quantizer), weights, Geometry(kernel=(3, 3), group=group))
+    assert choose(builder.finish(*made).regions[-1].operation, quantizer, target).family == family
+
+
+@pytest.mark.parametrize(
     ("bits", "outputs", "kernel", "stride", "family"),
     [
         ((1, 1), 16, 3, 1, "lut"),

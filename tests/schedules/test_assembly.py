@@ -19,6 +19,7 @@ INSTRUCTIONS = {
     ("x86-avx-vnni", "popcount"): ["vpshufb", "vpdpbusd"],
     ("x86-avx-vnni", "dot8"): ["vpdpbusd"],
     ("x86-avx512", "popcount"): ["vpternlog", "vpshufb", "vpmaddwd"],
+    ("x86-avx512", "lut"): ["vpshufb", "vbroadcasti32x4"],
     ("x86-avx512", "dot8"): ["vpmaddubsw", "vpaddw", "vpmaddwd"],
     ("x86-avx512-vnni", "popcount"): ["vpternlog", "vpshufb", "vpdpbusd"],
     ("x86-avx512-vnni", "dot8"): ["vpdpbusd"],

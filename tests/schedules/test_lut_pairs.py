@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from compiling import check_equal, compile_plan, missing
+from compiling import check_equal, compile_plan, unavailable
 from lqcompile.schedules import x86
 from lqcompile.schedules.formats import Format
 from lqcompile.schedules.problem import ConvShape, Tile
@@ -29,15 +29,28 @@ from lqcompile.graph.plan import Geometry, MaxPool
 from lqcompile.graph.specs import Quantizer
 from lqcompile.lowering.choose import Choice
 from lqcompile.lowering.lower import lower
-from lqcompile.target import find
+from lqcompile.target import Target, find
 
 TARGET = find("x86-avx2")
 ISA = x86.machine(TARGET)
 
+WIDE = find("x86-avx512")
+"""The target without VNNI whose vectors hold 64 channels."""
+
 BASES = {(1, 2): 8, (3, 5): 7, (15, 16): 2, (1, 2, 4): 8, (2, 3, 7, 8): 3}
 """Integer bases of codes to the look-ups whose bytes are added."""
 
-needs_avx2 = pytest.mark.skipif(bool(missing(TARGET)), reason=f"this machine lacks {missing(TARGET)}")
+on_both = pytest.mark.parametrize(
+    "target",
+    [
+        pytest.param(
+            target, id=target.name, marks=[pytest.mark.skipif(bool(lacks), reason=f"this machine lacks {lacks}")]
+        )
+        for target in (TARGET, WIDE)
+        for lacks in [unavailable(target)]
+    ],
+)
+"""Runs a test with vectors of both widths, where the machine or an emulated one has them."""
 
 
 def integer_codes(rng: np.random.Generator, basis: tuple[int, ...]) -> Quantizer:
@@ -99,12 +112,12 @@ def test_grouped_layers_keep_single_planes() -> None:
     assert [loops[name] for name in names] == [LookupCounts.__name__, Lookup.__name__]
 
 
-@needs_avx2
+@on_both
 @pytest.mark.parametrize("basis", [(15, 16), (1, 2, 4), (2, 3, 7, 8)])
-def test_sums_of_levels_equal_the_reference(basis: tuple[int, ...]) -> None:
+def test_sums_of_levels_equal_the_reference(basis: tuple[int, ...], target: Target) -> None:
     """Odd shapes, all weight bits, a pooled layer, a residual epilogue, and tiles of many passes."""
     rng = np.random.default_rng(list(basis))
-    channels = int(rng.integers(20, 100))
+    channels, outputs = int(rng.integers(20, 100)), 5 * target.lanes
     builder = PlanBuilder(rng, (channels, 9, 11))
     codes = builder.quantized_input(integer_codes(rng, basis))
     square = MaxPool(kernel=(2, 2), strides=(2, 2), pads=(0, 0, 0, 0))
@@ -117,15 +130,15 @@ def test_sums_of_levels_equal_the_reference(basis: tuple[int, ...]) -> None:
         (2, (square,), LookupTile(pixels=1, blocks=2, pieces=3, rows=4)),
     ):
         geometry = Geometry(kernel=(3, 3), pads=(1, 1, 1, 1)) if stages else random_geometry(rng)
-        weights = random_low_bit(rng, (40, channels, *geometry.kernel), bits, integer=True)
-        stages = (random_affine(rng, 40, 0.02), *stages)
+        weights = random_low_bit(rng, (outputs, channels, *geometry.kernel), bits, integer=True)
+        stages = (random_affine(rng, outputs, 0.02), *stages)
         coder = (random_quantizer(rng, 2), False, ())
         ends += builder.contract(
             codes, weights, geometry, stages, (coder,) if square in stages or bits == 1 else ((None, False, ()), coder)
         )
         choices[builder.regions[-1].name] = Choice(family="lut", reason="asked for", tile=tile)
     plan = builder.finish(*ends)
-    compiled = compile_plan(plan, TARGET, choices=choices)
+    compiled = compile_plan(plan, target, choices=choices)
     assert {step.loop for step in compiled.program.steps if step.loop} == {LookupLevels.__name__}
     check_equal(plan, compiled.load(), rng.normal(size=(2, channels, 9, 11)).astype(np.float32))
 
@@ -138,12 +151,12 @@ def test_neighbours_of_a_row_share_look_ups() -> None:
     assert pass_groups(columns, paired=False) == [(number,) for number in range(6)]
 
 
-@needs_avx2
+@on_both
 @pytest.mark.parametrize("integer", [True, False])
-def test_pixels_that_share_look_ups_equal_the_reference(integer: bool) -> None:
+def test_pixels_that_share_look_ups_equal_the_reference(integer: bool, target: Target) -> None:
     """One activation bit: all weight bits, rows of odd and even length, strides, dilation, pooling, tiles of rows."""
     rng = np.random.default_rng([9, integer])
-    channels = int(rng.integers(20, 100))
+    channels, outputs = int(rng.integers(20, 100)), 5 * target.lanes
     builder = PlanBuilder(rng, (channels, 9, 11))
     codes = builder.quantized_input(random_quantizer(rng, 1, integer=integer))
     square = MaxPool(kernel=(2, 2), strides=(2, 2), pads=(0, 0, 0, 0))
@@ -159,12 +172,12 @@ def test_pixels_that_share_look_ups_equal_the_reference(integer: bool) -> None:
     ]
     choices, ends = {}, []
     for bits, geometry, stages, tile in cases:
-        weights = random_low_bit(rng, (40, channels, *geometry.kernel), bits, integer=integer)
+        weights = random_low_bit(rng, (outputs, channels, *geometry.kernel), bits, integer=integer)
         coder = (random_quantizer(rng, 2), False, ())
-        ends += builder.contract(codes, weights, geometry, (random_affine(rng, 40, 0.02), *stages), (coder,))
+        ends += builder.contract(codes, weights, geometry, (random_affine(rng, outputs, 0.02), *stages), (coder,))
         choices[builder.regions[-1].name] = Choice(family="lut", reason="asked for", tile=tile)
     plan = builder.finish(*ends)
-    compiled = compile_plan(plan, TARGET, choices=choices)
+    compiled = compile_plan(plan, target, choices=choices)
     assert {step.loop for step in compiled.program.steps if step.loop} == {LookupPixels.__name__}
     check_equal(plan, compiled.load(), rng.normal(size=(2, channels, 9, 11)).astype(np.float32))
 
@@ -179,6 +192,8 @@ def test_weights_beyond_the_first_cache_are_cut() -> None:
     for window, expected in ((0, 12), (96, 6), (64, 9)):
         pixels = pair_tile(replace(counts, window=window), nest(256, 256, 14, 3), 8, None)
         assert pixels == LookupTile(pixels=2, blocks=2, unroll=2, pieces=expected), "cut where counts are flushed"
+    wide = pair_tile(pair_lookup(x86.machine(WIDE), 2, (5, 10), 100), nest(256, 256, 14, 3), 4, None)
+    assert wide == LookupTile(pixels=1, blocks=2, unroll=2, pieces=9), "vectors of twice as many bytes"
     assert piece_counts(nest(64, 64, 224, 3), 1) == (1,), "sums of so long a row would fill the cache instead"
     assert piece_counts(nest(96, 64, 14, 1), 1) == (1, 2, 3), "whole groups of look-ups"
 
@@ -224,10 +239,10 @@ def nest(channels: int, outputs: int, size: int, kernel: int) -> ConvShape:
     )
 
 
-@needs_avx2
+@on_both
 @pytest.mark.parametrize("channels", [128, 260])
 @pytest.mark.parametrize("integer", [True, False])
-def test_the_largest_counts_do_not_overflow(channels: int, integer: bool) -> None:
+def test_the_largest_counts_do_not_overflow(channels: int, integer: bool, target: Target) -> None:
     """All codes and weights one: bytes of counts are widened in time, within a row of taps and within a tap."""
     rng = np.random.default_rng([channels, integer])
     builder = PlanBuilder(rng, (channels, 4, 5))
@@ -240,7 +255,7 @@ def test_the_largest_counts_do_not_overflow(channels: int, integer: bool) -> Non
     codes = builder.quantized_input(quantizer)
     made = builder.contract(codes, replace(weights, planes=planes), Geometry(kernel=(3, 3), pads=(1, 1, 1, 1)), ())
     plan = builder.finish(*made)
-    compiled = compile_plan(plan, TARGET, {builder.regions[-1].name: "lut"})
+    compiled = compile_plan(plan, target, {builder.regions[-1].name: "lut"})
     expected = LookupLevels if integer and 15 * 9 * channels <= 65535 else LookupCounts
     assert {step.loop for step in compiled.program.steps if step.loop} == {expected.__name__}
     check_equal(plan, compiled.load(), np.full((1, channels, 4, 5), 2.0, np.float32))
