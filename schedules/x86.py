@@ -68,7 +68,7 @@ def family(isa: X86, name: str) -> Any:
         "lut": lambda machine: Lookup(isa=machine),
         "planes": lambda machine: DotTiles(isa=machine, planes=True),
         "float": lambda machine: FloatFma(isa=machine),
-        "packed": lambda machine: Packed(isa=machine, group=machine.lanes.bit_length() - 1, tiles=machine.lanes == 8),
+        "packed": lambda machine: Packed(isa=machine, group=machine.lanes.bit_length() - 1, tiles=True),
     }
     return makers[name](isa)
 
@@ -99,6 +99,10 @@ UNROLLED = (1, 2, 4)
 """Words of a tap that a tuner may let one turn of the loop take. Byte products take the most there are: searches on
 Zen 3 found layers of W3A3 at stride 2 1.03 to 1.22 times as fast with four as with one."""
 
+WIDE_SUMS = (10, 16)
+"""The fewest and the most sums of 512 bits that transformed tiles keep in registers, one vector of channels by as many
+tiles: its weights take no more of the stack than those of two vectors of 256 bits do."""
+
 CARRY_SAVE_ACCUMULATORS = 4
 """Each needs four registers: three adder levels and a total."""
 
@@ -121,7 +125,7 @@ def tile(
     if isinstance(kind, Transformed):
         return kind.tile(shape, blocks)
     if _on_tiles(kind, shape):
-        return winograd_tile(shape, blocks)
+        return winograd_tile(shape, blocks) if isa.lanes == 8 else winograd_tile(shape, blocks, 1, WIDE_SUMS)
     if isinstance(kind, PairLookup):
         vectors = -(-shape.blocks * isa.lanes // kind.channels)
         return pair_tile(kind, shape, vectors, blocks)

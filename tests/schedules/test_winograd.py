@@ -197,10 +197,11 @@ def test_the_proof_knows_the_largest_bytes(weights: tuple[int, ...], codes: tupl
     assert not TileProof(np.full((1, 4, 3, 3), 15, np.int8), 1).fits_bytes()
 
 
-@needs_avx2
+@pytest.mark.parametrize("target", ["x86-avx2", "x86-avx512"])
 @pytest.mark.parametrize("seed", range(2))
-def test_float_tiles_are_close_to_the_reference(seed: int) -> None:
+def test_float_tiles_are_close_to_the_reference(seed: int, target: str) -> None:
     """Weight-only layers: odd sizes, more channels than a word and fewer, offsets, pooling, all weight bits."""
+    skip_unless_runs(target)
     rng = np.random.default_rng([8, seed])
     channels, outputs = ((37, 20), (96, 41))[seed]
     height, width = (int(size) for size in rng.integers(2, 24, 2))
@@ -211,7 +212,7 @@ def test_float_tiles_are_close_to_the_reference(seed: int) -> None:
         weights = random_low_bit(rng, (outputs, channels, 3, 3), 2 * seed + index + 1, offset=True)
         ends += builder.contract(builder.input, weights, geometry, (random_affine(rng, outputs, 0.1), *pool))
     plan = builder.finish(*ends)
-    compiled = compile_plan(plan, TARGET)
+    compiled = compile_plan(plan, find(target))
     tiles = [-(-size // 2) for size in plan.regions[0].operation.out_shape[1:]]
     sizes = {step.region: step.outputs[0].size for step in compiled.program.steps if step.loop == Packed.__name__}
     assert sizes["region0"] == 16 * tiles[0] * tiles[1] * (-(-channels // 16) * 16)
