@@ -10,7 +10,6 @@ groups of tiles of each layer of ResNet-18 and what the compiler's own estimate 
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Sequence
 
@@ -20,6 +19,7 @@ from port_model.kernels import LAYER, NETWORKS, layer_plan
 from port_model.llvm_mca import X86_64, ModelError, analyse, find, version
 from port_model.loops import functions
 from port_model.tables import table
+from port_model.transformed import LAYERS, innermost_loops, tile_cycles
 from ports import LOOPS
 
 from lqcompile.codegen import compile_driver
@@ -34,12 +34,15 @@ MACS = {"popcount": {"vpopcnt": 512}, "dot8": {"vpdpbusd": 64, "vpmaddubsw": 64}
 KERNELS = (
     ("x86-avx512-vpopcntdq", "icelake-server", "popcount", (1, 1), 1),
     ("x86-avx512-vpopcntdq", "icelake-server", "popcount", (1, 2), 1),
-    ("x86-avx512-vpopcntdq", "icelake-server", "dot8", (2, 2), 1),
-    ("x86-avx512-vnni", "cascadelake", "dot8", (2, 2), 1),
-    ("x86-avx512", "skylake-avx512", "dot8", (2, 2), 1),
-    ("x86-avx-vnni", "alderlake", "dot8", (2, 2), 1),
+    ("x86-avx512-vpopcntdq", "icelake-server", "dot8", (2, 2), 2),
+    ("x86-avx512-vnni", "cascadelake", "dot8", (2, 2), 2),
+    ("x86-avx512", "skylake-avx512", "dot8", (2, 2), 2),
+    ("x86-avx-vnni", "alderlake", "dot8", (2, 2), 2),
 )
-"""Target, processor of LLVM's, family, bits, and layer of ResNet-18."""
+"""Target, processor of LLVM's, family, bits, and layer of ResNet-18: one that runs on no transformed tiles for dot8."""
+
+TILED = (("x86-avx512-vnni", "cascadelake"), ("x86-avx512-vpopcntdq", "icelake-server"), ("x86-avx-vnni", "alderlake"))
+"""Targets with VPDPBUSD, and processors of LLVM's."""
 
 
 def macs(lines: Sequence[str], family: str) -> int:
@@ -54,18 +57,7 @@ def macs(lines: Sequence[str], family: str) -> int:
 
 def innermost(lines: Sequence[str], family: str) -> list[str]:
     """Instructions of the loop without a loop inside that multiplies most."""
-    at = {line[:-1]: index for index, line in enumerate(lines) if line.endswith(":")}
-    loops = []
-    for index, line in enumerate(lines):
-        jump = re.match(r"j\w+\t(\S+)$", line)
-        if jump and at.get(jump[1], index) < index:
-            loops.append((at[jump[1]], index))
-    bodies = [
-        [line for line in lines[first : last + 1] if not line.endswith(":")]
-        for first, last in loops
-        if not any(first < other and end < last for other, end in loops)
-    ]
-    return max(bodies, key=lambda body: macs(body, family) / len(body))
+    return max(innermost_loops(lines), key=lambda body: macs(body, family) / len(body))
 
 
 def kernel_row(tool: str, target: str, core: str, family: str, bits: tuple[int, int], layer: int) -> list[str]:
@@ -88,6 +80,13 @@ def check_row(tool: str, name: str) -> list[str]:
     body = LOOPS[name][0].replace("%%", "%").replace("%1", "%rsi").replace("%2", "%rdi")
     cycles = analyse(tool, "znver3", {"loop": [*body.splitlines(), "dec %r8"]}, X86_64)["loop"].simulated
     return [name, f"{cycles:.1f}"]
+
+
+def transformed_row(tool: str, target: str, core: str, direct: float, layer: int) -> list[str]:
+    """One row of the table of transformed tiles; `direct` is the rate of the inner loop without."""
+    shape = LAYERS[layer]
+    rate = shape.macs / tile_cycles(tool, find_target(target), core, shape)
+    return [target, core, shape.name, f"{rate:.0f}", f"{rate / direct:.2f}"]
 
 
 def tile_rows() -> list[list[str]]:
@@ -115,7 +114,22 @@ def main() -> None:
         print(f"Estimates by llvm-mca {version(tool)}, not measurements\n")
         print(table(("loop of benchmarks/ports.py, on Zen 3", "cycles"), [check_row(tool, name) for name in LOOPS]))
         head = ("target", "processor", "bits", "family", "cycles of a step", "per cycle", "spills")
-        print("\n" + table(head, [kernel_row(tool, *kernel) for kernel in KERNELS]))
+        rows = [kernel_row(tool, *kernel) for kernel in KERNELS]
+        print("\n" + table(head, rows))
+        direct = {row[0]: float(row[5]) for row in rows if row[3] == "dot8"}
+        tiled = [
+            transformed_row(tool, target, core, direct[target], layer)
+            for target, core in TILED
+            for layer in range(len(LAYERS))
+        ]
+        head = (
+            "target",
+            "processor",
+            "W2A2 layer on transformed tiles",
+            "MACs per cycle",
+            "of the direct inner loop's",
+        )
+        print("\n" + table(head, tiled))
     except ModelError as error:
         sys.exit(str(error))
     head = ("layer on AMX", "times", "tiles of a group", "steps", "cycles", "of 1024 per cycle")
