@@ -31,6 +31,7 @@ class Job:
         contents: port to its bytes, for ports that steps read.
         arena_bytes: size of the arena.
         parameters: packed constants.
+        beside: another one, loaded along with it, whose steps are timed in turn with its own.
     """
 
     library: bytes
@@ -38,6 +39,7 @@ class Job:
     contents: Mapping[int, npt.NDArray[np.uint8]]
     arena_bytes: int
     parameters: npt.NDArray[np.uint8]
+    beside: Job | None = None
 
     def load(self) -> Steps:
         """Load it on this machine."""
@@ -50,8 +52,14 @@ class Steps(Protocol):
     def run(self, step: int, port: int) -> npt.NDArray[Any]:
         """Run a step; gives what it left in a port."""
 
-    def times(self, steps: Sequence[int], rounds: int) -> list[list[float]]:
-        """Seconds of one call of each step, in each of the rounds, interleaved: [steps][rounds]."""
+    def times(self, steps: Sequence[int], rounds: int, beside: Sequence[int] = ()) -> list[list[float]]:
+        """Seconds of one call of each step, in each of the rounds, interleaved: [steps, then those beside][rounds].
+
+        Args:
+            steps: of the job.
+            rounds: readings of each.
+            beside: steps of the job beside it.
+        """
 
 
 class Kernels:
@@ -68,6 +76,9 @@ class Kernels:
         parameters = aligned(len(job.parameters))
         parameters[:] = job.parameters
         arrays = [*(array.reshape(1, -1) for array in self._memory), aligned(job.arena_bytes), parameters]
+        self._warm: tuple[list[str], Stopwatch] | None = None
+        """What was timed last, which need not be warmed up again."""
+        self._beside = None if job.beside is None else Kernels(job.beside)
         self._ports = [tvm_ffi.from_dlpack(array) for array in arrays]
 
     def run(self, step: int, port: int) -> npt.NDArray[Any]:
@@ -76,12 +87,16 @@ class Kernels:
             self._call(step)()
         return self._memory[port].copy()
 
-    def times(self, steps: Sequence[int], rounds: int) -> list[list[float]]:
-        """Seconds of one call of each step, in each of the rounds, interleaved: [steps][rounds]."""
+    def times(self, steps: Sequence[int], rounds: int, beside: Sequence[int] = ()) -> list[list[float]]:
+        """Seconds of one call of each step, in each of the rounds, interleaved: [steps, then those beside][rounds]."""
+        calls = {f"own {step}": self._call(step) for step in steps}
+        if self._beside is not None:
+            calls |= {f"beside {step}": self._beside._call(step) for step in beside}
         with using_threads(1):
-            stopwatch = Stopwatch({str(step): self._call(step) for step in steps})
-            readings = [stopwatch.round() for _ in range(rounds)]
-        return [[entry[str(step)] for entry in readings] for step in steps]
+            if self._warm is None or self._warm[0] != list(calls):
+                self._warm = (list(calls), Stopwatch(calls))
+            readings = [self._warm[1].round() for _ in range(rounds)]
+        return [[entry[name] for entry in readings] for name in calls]
 
     def _call(self, step: int) -> Callable[[], Any]:
         return functools.partial(self._run, *self._ports, step, step + 1)

@@ -48,6 +48,7 @@ class GpuJob(Job):
     steps: tuple[Mapping[str, Any], ...]
     single: frozenset[int]
     samples: int
+    beside: GpuJob | None = None
 
     def load(self) -> GpuKernels:
         """Load it on the GPU of this machine.
@@ -76,6 +77,7 @@ class GpuKernels:
 
     def __init__(self, job: GpuJob, gpu: Gpu) -> None:
         self._job, self._gpu = job, gpu
+        self._beside = None if job.beside is None else GpuKernels(job.beside, gpu)
         self._held: list[Pointer] = []
         self._module: Handle | None = None
         self._graphs: dict[int, tuple[Handle, int]] = {}
@@ -104,14 +106,20 @@ class GpuKernels:
         self._gpu.wait()
         return result
 
-    def times(self, steps: Sequence[int], rounds: int) -> list[list[float]]:
-        """Seconds of one launch of each step for all samples, in each of the rounds, interleaved: [steps][rounds]."""
+    def times(self, steps: Sequence[int], rounds: int, beside: Sequence[int] = ()) -> list[list[float]]:
+        """Seconds of one launch of each step for all samples, in each of the rounds, interleaved.
+
+        Returns:
+            [steps, then those of the job beside][rounds].
+        """
         self._gpu.enter()
         graphs = [self._graph(step) for step in steps]
-        found: list[list[float]] = [[] for _ in steps]
+        if self._beside is not None:
+            graphs += [self._beside._graph(step) for step in beside]
+        found: list[list[float]] = [[] for _ in graphs]
         for turn in range(rounds):
-            for place in range(len(steps)):
-                index = (place + turn) % len(steps)
+            for place in range(len(graphs)):
+                index = (place + turn) % len(graphs)
                 graph, launches = graphs[index]
                 found[index].append(self._gpu.seconds(graph) / launches)
         return found

@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ from lqcompile.timing import Stopwatch, spread
 
 PREFIX = "lqcompile.board."
 
-PROTOCOL = 2
+PROTOCOL = 3
 """Raised when a message changes: host and board must agree."""
 
 FUNCTIONS: dict[str, Callable[[bytes], bytes]] = {}
@@ -251,18 +252,12 @@ def time_passes(arrays: Arrays, *, model: str, seconds: float, most: int, emulat
 
 
 @_offer
-def open_kernels(_arrays: Arrays, *, file: str) -> Answer:
-    """Load the candidate kernels in a file: a message with a library and the memory that it works on."""
-    values, arrays = unpack(_path(file).read_bytes())
-    _session.kernels = Kernels(
-        Job(
-            library=arrays.pop("library").tobytes(),
-            parameters=arrays.pop("parameters"),
-            ports=tuple((dtype, size) for dtype, size in values["ports"]),
-            contents={int(port): content for port, content in arrays.items()},
-            arena_bytes=values["arena_bytes"],
-        )
-    )
+def open_kernels(_arrays: Arrays, *, file: str, beside: str | None) -> Answer:
+    """Load the candidate kernels in a file, and those in another one that are timed beside them.
+
+    Each file is a message with a library and the memory that it works on.
+    """
+    _session.kernels = Kernels(replace(_job(file), beside=None if beside is None else _job(beside)))
     return {}, {}
 
 
@@ -273,14 +268,25 @@ def run_kernel(_arrays: Arrays, *, step: int, port: int) -> Answer:
 
 
 @_offer
-def time_kernels(_arrays: Arrays, *, steps: list[int], rounds: int) -> Answer:
-    """Seconds of one call of each candidate kernel, in each of the rounds.
+def time_kernels(_arrays: Arrays, *, steps: list[int], rounds: int, beside: list[int]) -> Answer:
+    """Seconds of one call of each candidate kernel, and of those beside them, in each of the rounds.
 
     Raises:
         DeviceError: this is an emulator.
     """
     _refuse_emulator()
-    return {"seconds": _kernels().times(steps, rounds)}, {}
+    return {"seconds": _kernels().times(steps, rounds, beside)}, {}
+
+
+def _job(file: str) -> Job:
+    values, arrays = unpack(_path(file).read_bytes())
+    return Job(
+        library=arrays.pop("library").tobytes(),
+        parameters=arrays.pop("parameters"),
+        ports=tuple((dtype, size) for dtype, size in values["ports"]),
+        contents={int(port): content for port, content in arrays.items()},
+        arena_bytes=values["arena_bytes"],
+    )
 
 
 def _kernels() -> Kernels:

@@ -33,10 +33,10 @@ class Board:
         Raises:
             DeviceError: the board does not take them.
         """
-        arrays: dict[str, npt.NDArray[Any]] = {str(port): content for port, content in job.contents.items()}
-        arrays |= {"library": np.frombuffer(job.library, np.uint8), "parameters": job.parameters}
-        self._device.upload("kernels", pack({"ports": job.ports, "arena_bytes": job.arena_bytes}, arrays))
-        self._device.call("open_kernels", {"file": "kernels"})
+        self._device.upload("kernels", _message(job))
+        if job.beside is not None:
+            self._device.upload("beside", _message(job.beside))
+        self._device.call("open_kernels", {"file": "kernels", "beside": None if job.beside is None else "beside"})
         return _Steps(self._device)
 
 
@@ -50,8 +50,15 @@ class _Steps:
         """Run a step; gives what it left in a port."""
         return self._device.call("run_kernel", {"step": step, "port": port})[1]["port"]
 
-    def times(self, steps: Sequence[int], rounds: int) -> list[list[float]]:
-        """Seconds of one call of each step, in each of the rounds, interleaved: [steps][rounds]."""
-        answer, _ = self._device.call("time_kernels", {"steps": list(steps), "rounds": rounds})
+    def times(self, steps: Sequence[int], rounds: int, beside: Sequence[int] = ()) -> list[list[float]]:
+        """Seconds of one call of each step, in each of the rounds, interleaved: [steps, then those beside][rounds]."""
+        answer, _ = self._device.call("time_kernels", {"steps": list(steps), "rounds": rounds, "beside": list(beside)})
         seconds: list[list[float]] = answer["seconds"]
         return seconds
+
+
+def _message(job: Job) -> bytes:
+    """What the board makes the job of again, without the one beside it."""
+    arrays: dict[str, npt.NDArray[Any]] = {str(port): content for port, content in job.contents.items()}
+    arrays |= {"library": np.frombuffer(job.library, np.uint8), "parameters": job.parameters}
+    return pack({"ports": job.ports, "arena_bytes": job.arena_bytes}, arrays)

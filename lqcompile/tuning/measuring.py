@@ -12,12 +12,12 @@ from tvm.ir.utils import derived_object
 from tvm.s_tir.meta_schedule.builder import BuilderInput, BuilderResult, PyBuilder
 from tvm.s_tir.meta_schedule.runner import PyRunner, PyRunnerFuture, RunnerInput, RunnerResult
 
-from lqcompile.errors import LQCompileError
+from lqcompile.errors import LQCompileError, TuningError
 from lqcompile.lowering.choose import Candidate
 from lqcompile.tuning.control import Control
 from lqcompile.tuning.ledger import Ledger
 from lqcompile.tuning.processes import CompilePool, Executor, NowhereError
-from lqcompile.tuning.work import Measure, Reading, compile_candidates
+from lqcompile.tuning.work import First, Measure, Reading, compile_candidates
 from lqcompile.tuning.workload import identity, read_candidate
 
 STOPPED = "tuning stopped before it was measured"
@@ -39,9 +39,16 @@ class Workshop:
         self.made: dict[str, tuple[str, Candidate]] = {}
         """Task and candidate by file."""
         self._numbers = itertools.count()
+        self._firsts: dict[str, Future[str]] = {}
         self._pool = CompilePool(workers)
         for name, entry in ledger.progress.items():
             entry.task.save(folder / name)
+
+    def first(self, name: str) -> Future[str]:
+        """The file of a task's first guess, which is compiled once and stays: others are timed beside it."""
+        if name not in self._firsts:
+            self._firsts[name] = self.compile(name, self.ledger.progress[name].task.guesses[:1])
+        return self._firsts[name]
 
     def compile(self, name: str, candidates: tuple[Candidate, ...]) -> Future[str]:
         """Compile candidates of a task into one file; the future holds its path, or what went wrong."""
@@ -70,7 +77,8 @@ class Builder(PyBuilder):  # type: ignore[misc]
             name = shop.names[identity(item.mod)]
             task = shop.ledger.progress[name].task
             candidate = read_candidate(item.mod, task.spaces)
-            begun.append((name, candidate, shop.compile(name, tuple(dict.fromkeys([candidate, task.guesses[0]])))))
+            first = shop.first(name)
+            begun.append((name, candidate, first if candidate == task.guesses[0] else shop.compile(name, (candidate,))))
         return [self._result(*entry) for entry in begun]
 
     def _result(self, name: str, candidate: Candidate, future: Future[str]) -> BuilderResult:
@@ -118,18 +126,39 @@ class Runner(PyRunner):  # type: ignore[misc]
     def _begin(self, path: str) -> Future[Any]:
         shop = self._workshop
         name, candidate = shop.made.pop(path)
-        if shop.control.interrupted or shop.control.failure is not None:
-            Path(path).unlink()
+        first = None if self._stops() else self._first(name, candidate)
+        if self._stops():
             stopped: Future[Any] = Future()
             stopped.set_result(None)
             return stopped
-        entry = shop.ledger.progress[name]
-        work = Measure(task=str(shop.folder / name), compiled=path, best_s=entry.best_s, start_s=entry.start_s)
+        best_s = shop.ledger.progress[name].best_s
+        work = Measure(task=str(shop.folder / name), compiled=path, best_s=best_s, first=first)
         return then(self._executor.submit(work), lambda future: self._finish(name, candidate, path, future))
+
+    def _stops(self) -> bool:
+        return self._workshop.control.interrupted or self._workshop.control.failure is not None
+
+    def _first(self, name: str, candidate: Candidate) -> First | None:
+        """What to time a candidate beside; tuning ends where that was measured before, and does not compile now."""
+        shop, entry = self._workshop, self._workshop.ledger.progress[name]
+        if entry.start_s is None or candidate == entry.task.guesses[0]:
+            return None
+        future = shop.first(name)
+        failure = failure_of(future)
+        if failure is None:
+            return First(compiled=future.result(), seconds=entry.start_s)
+        shop.control.fail(
+            TuningError(
+                f"node {entry.task.layers[0]!r}: found the cost table's kernel, measured before, not to compile now "
+                f"({failure}), expected it to; run the same command again, which goes on where this one stopped"
+            )
+        )
+        return None
 
     def _finish(self, name: str, candidate: Candidate, path: str, future: Future[Reading]) -> Any:
         """Writes a trial down; gives its time, or the message of its failure."""
-        Path(path).unlink()
+        if candidate != self._workshop.ledger.progress[name].task.guesses[0]:
+            Path(path).unlink()
         error = future.exception()
         if error is None:
             seconds = future.result().seconds

@@ -6,7 +6,7 @@ import functools
 import pickle
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -67,6 +67,19 @@ class Reading:
 
 
 @dataclass(frozen=True, kw_only=True)
+class First:
+    """The first guess of a task.
+
+    Args:
+        compiled: file of it, compiled.
+        seconds: its time.
+    """
+
+    compiled: str
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Measure:
     """Check a candidate, then time it, beside the first guess of its task where that was measured before.
 
@@ -74,15 +87,15 @@ class Measure:
 
     Args:
         task: file of the task.
-        compiled: file of the compiled candidate, and of the first guess behind it.
+        compiled: file of the compiled candidate.
         best_s: least time of the task so far, None for none.
-        start_s: time of the first guess, None while it has none.
+        first: the first guess, None for that itself and while it has no time.
     """
 
     task: str
     compiled: str
     best_s: float | None
-    start_s: float | None = None
+    first: First | None = None
 
     def run(self, site: Site) -> Reading:
         """On a machine.
@@ -91,15 +104,16 @@ class Measure:
             TuningError: its integers are wrong.
         """
         compiled = read_compiled(self.compiled)
-        steps = site.open(compiled.job)
+        beside = None if self.first is None else read_compiled(self.first.compiled)
+        steps = site.open(compiled.job if beside is None else replace(compiled.job, beside=beside.job))
         if not is_equal(steps, compiled.checks[0], _task(self.task).expected):
             raise TuningError(WRONG)
 
         def read() -> list[float]:
-            if self.start_s is None or len(compiled.steps) == 1:
+            if self.first is None or beside is None:
                 return steps.times(compiled.steps[:1], ROUNDS)[0]
-            own, first = steps.times(compiled.steps[:2], ROUNDS)
-            return [self.start_s * mine / its for mine, its in zip(own, first, strict=True)]
+            own, its = steps.times(compiled.steps[:1], ROUNDS, beside=beside.steps[:1])
+            return [self.first.seconds * mine / other for mine, other in zip(own, its, strict=True)]
 
         return time_step(read, site.state, self.best_s)
 

@@ -8,15 +8,16 @@ import signal
 import subprocess
 import sys
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tunings import KEY, Formula, formula, points, pretend, tasks, wrong_narrow
+from tunings import KEY, Formula, Pretending, formula, points, pretend, tasks, wrong_narrow
 
 from lqcompile.errors import TuningError
+from lqcompile.lowering.choose import Candidate
 from lqcompile.records.tuned import read_tuned, write_tuned
 from lqcompile.tuning import tune as tuning
 from lqcompile.tuning.budget import Budget
@@ -61,16 +62,41 @@ def test_candidates_are_timed_beside_the_first_guess(tmp_path: Path) -> None:
     class Watching(Formula):
         def submit(self, work: Any) -> Any:
             if isinstance(work, Measure):
-                together = len(pickle.loads(Path(work.compiled).read_bytes()))  # noqa: S301
-                beside.append((together, work.start_s))
+                made = work.first and pickle.loads(Path(work.first.compiled).read_bytes())  # noqa: S301
+                beside.append(work.first and (made, work.first.seconds))
+                files[Path(work.task).name].add(work.first.compiled if work.first else work.compiled)
             return super().submit(work)
 
-    beside: list[tuple[int, float | None]] = []
     starts = {task.name: task.guesses[0] for task in tasks()}
-    executor = Watching()
-    pretend(tmp_path, Budget(trials=12), executor)
-    expected = [(1, None) if trial == starts[name] else (2, formula(starts[name])) for name, trial in executor.seen]
-    assert beside == expected and {together for together, _ in beside} == {1, 2}
+    for earlier in (0, 12):  # what is gone on with knows the times of first guesses
+        beside: list[Any] = []
+        files: defaultdict[str, set[str]] = defaultdict(set)
+        executor = Watching()
+        assert pretend(tmp_path, Budget(trials=12), executor).earlier == earlier
+        firsts = [None if trial == starts[name] else starts[name] for name, trial in executor.seen]
+        assert beside == [first and ((first,), formula(first)) for first in firsts]
+        assert (None in firsts) == (earlier == 0) and {len(paths) for paths in files.values()} == {1}, "compiled once"
+
+
+def test_a_first_guess_that_no_longer_compiles_ends_the_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    genuine = Pretending.compile
+
+    def compile_others(shop: Any, name: str, candidates: tuple[Candidate, ...]) -> Any:
+        future = genuine(shop, name, candidates)
+        if candidates == shop.ledger.progress[name].task.guesses[:1]:
+            future = type(future)()
+            future.set_exception(TimeoutError())
+        return future
+
+    pretend(tmp_path, Budget(trials=12))
+    monkeypatch.setattr(Pretending, "compile", compile_others)
+    message = (
+        r"^node '\w+': found the cost table's kernel, measured before, not to compile now \(it took too long\), "
+        r"expected it to; run the same command again, which goes on where this one stopped$"
+    )
+    with pytest.raises(TuningError, match=message):
+        pretend(tmp_path, Budget(trials=12))
+    assert len(open_database(tmp_path)) == 12
 
 
 def test_the_budget_of_trials_is_kept(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,13 +22,14 @@ from tunings import TARGET, formula, points, tasks
 from tvm.support import popen_pool
 
 from lqcompile.errors import TuningError
+from lqcompile.kernels import Kernels
 from lqcompile.lowering.choose import Candidate
 from lqcompile.tuning import processes, work
 from lqcompile.tuning.finals import decide, finalists
 from lqcompile.tuning.ledger import Progress
 from lqcompile.tuning.processes import CompilePool, OneProcess, ThisMachine
 from lqcompile.tuning.task import load_task
-from lqcompile.tuning.work import WRONG, Compare, Measure, compile_candidates, is_hot, time_step
+from lqcompile.tuning.work import WRONG, Compare, First, Measure, compile_candidates, is_hot, read_compiled, time_step
 from lqcompile.tuning.workload import make_workload
 
 COOL = {"throttled": None, "temperature_c": 50.0}
@@ -78,13 +79,13 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
 
 
 class Drifting:
-    """A site whose clock is slower in each round; a candidate takes 6 seconds at first, the next one 4."""
+    """A site whose clock is slower in each round; a candidate takes 6 seconds at first, one beside it 4."""
 
     def open(self, _job: Any) -> Any:
         return SimpleNamespace(times=self.times)
 
-    def times(self, steps: Sequence[int], rounds: int) -> list[list[float]]:
-        bases = (6.0, 4.0)[: len(steps)]
+    def times(self, steps: Sequence[int], rounds: int, beside: Sequence[int] = ()) -> list[list[float]]:
+        bases = [6.0] * len(steps) + [4.0] * len(beside)
         return [[base * (1 + number) for number in range(rounds)] for base in bases]
 
     def state(self) -> dict[str, Any]:
@@ -98,7 +99,8 @@ def test_a_clock_that_changes_meets_the_first_guess_too(
     task, path = compiled
     alone = Measure(task=task, compiled=path, best_s=None).run(Drifting())
     assert alone.seconds == 24.0 and alone.uncertainty > work.SURE
-    beside = Measure(task=task, compiled=path, best_s=None, start_s=2.0).run(Drifting())
+    first = First(compiled=path, seconds=2.0)
+    beside = Measure(task=task, compiled=path, best_s=None, first=first).run(Drifting())
     assert (beside.seconds, beside.uncertainty, beside.readings) == (3.0, 0.0, work.ROUNDS)
 
 
@@ -107,8 +109,22 @@ def test_right_candidates_are_timed(compiled: tuple[str, str]) -> None:
     task, path = compiled
     reading = Measure(task=task, compiled=path, best_s=None).run(ThisMachine())
     assert reading.seconds > 0 and reading.readings >= 7
+    beside = Measure(task=task, compiled=path, best_s=None, first=First(compiled=path, seconds=1.0)).run(ThisMachine())
+    assert beside.seconds > 0 and beside.readings >= 7
     readings = Compare(task=task, compiled=path, rounds=5).run(ThisMachine())
     assert {len(found or []) for found in readings} == {5} and len(readings) > 2
+
+
+@runs_here
+def test_the_first_guess_is_timed_in_memory_of_its_own(compiled: tuple[str, str]) -> None:
+    one, other, *_ = [check for check in read_compiled(compiled[1]).checks if check is not None]
+    job = read_compiled(compiled[1]).job
+    kernels = Kernels(replace(job, beside=job))
+    assert kernels._beside is not None
+    readings = kernels.times([one.step], 3, beside=[other.step])
+    assert [len(seconds) for seconds in readings] == [3, 3]
+    for opened, ran, rested in ((kernels, one, other), (kernels._beside, other, one)):
+        assert opened._memory[ran.port].any() and not opened._memory[rested.port].any()
 
 
 @runs_here
