@@ -92,9 +92,16 @@ TILE_ROWS = {"x86-amx": 16}
 CACHED_WEIGHTS = 1 << 19
 """Bytes of weights that stay in the second-level cache."""
 
-STREAMED_BYTES = 6.0
+STREAMED_BYTES = {
+    "x86-avx2": 6.0,
+    "x86-avx512": 6.0,
+    "x86-avx512-vnni": 8.0,
+    "x86-avx512-vpopcntdq": 8.0,
+    "x86-avx-vnni": 8.0,
+}
 """How many times as long dot8 takes where one pixel uses each weight once, from beyond that cache: on Zen 3, a linear
-layer of 4096x4096 ran at 23 and not at 141 GMAC/s (731 us; popcount took 192 us for W2A2)."""
+layer of 4096x4096 ran at 23 and not at 141 GMAC/s (731 us; popcount took 192 us for W2A2). With VPDPBUSD a forerunner of
+the kernels took 590 us for it on Sapphire Rapids, popcount 148; the row of `x86-avx512` is an estimate."""
 
 LUT_ROWS = 1000.0
 """What it costs to find the rows of the table for a word of an input pixel, once for all outputs, in
@@ -176,7 +183,7 @@ def _cost(family: str, contraction: Contraction, quantizer: AnyQuantizer | None,
         product = (run + 1) / (run * BYTE_RATES[target]) if run else 1 / rate
         product /= _tiles_gain(contraction, quantizer, target)
         alone = contraction.out_shape[1:] == (1, 1) and prod(contraction.weights.shape) > CACHED_WEIGHTS
-        return STREAMED_BYTES * product if alone and target in BYTE_RATES else product
+        return STREAMED_BYTES.get(target, 1.0) * product if alone else product
     cost: float = contraction.weights.bits * (quantizer.bits if quantizer else 0) / rate
     channels = contraction.in_shape[0]
     words: float = round_up(channels, WORD_CHANNELS) / channels

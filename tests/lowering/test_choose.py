@@ -112,13 +112,14 @@ def test_byte_products_need_small_integers(
     assert choose(replace(operation, weights=weights), quantizer, "x86-avx2").family == family
 
 
+@pytest.mark.parametrize("target", ["x86-avx2", "x86-avx-vnni", "x86-avx512-vnni", "x86-avx512-vpopcntdq"])
 @pytest.mark.parametrize(("inputs", "family"), [(64, "dot8"), (16384, "popcount")])
-def test_linear_layers_beyond_the_cache_read_bit_planes(inputs: int, family: str) -> None:
+def test_linear_layers_beyond_the_cache_read_bit_planes(inputs: int, family: str, target: str) -> None:
     quantizer = replace(random_quantizer(np.random.default_rng(0), 2, integer=True), basis=np.float32([1, 2]))
     plan = layer("integer", quantizer, inputs=inputs, outputs=64, size=1)
     operation = plan.regions[-1].operation
     weights = replace(operation.weights, basis=np.tile(np.float32([1, 2]), (64, 1)))
-    assert choose(replace(operation, weights=weights), quantizer, "x86-avx2").family == family
+    assert choose(replace(operation, weights=weights), quantizer, target).family == family
 
 
 @pytest.mark.parametrize(
