@@ -100,8 +100,8 @@ STREAMED_BYTES = {
     "x86-avx-vnni": 8.0,
 }
 """How many times as long dot8 takes where one pixel uses each weight once, from beyond that cache: on Zen 3, a linear
-layer of 4096x4096 ran at 23 and not at 141 GMAC/s (731 us; popcount took 192 us for W2A2). With VPDPBUSD a forerunner of
-the kernels took 590 us for it on Sapphire Rapids, popcount 148; the row of `x86-avx512` is an estimate."""
+layer of 4096x4096 ran at 23 and not at 141 GMAC/s (731 us; popcount took 192 us for W2A2). With VPDPBUSD a forerunner
+of the kernels took 590 us for it on Sapphire Rapids, popcount 148; the row of `x86-avx512` is an estimate."""
 
 LUT_ROWS = 1000.0
 """What it costs to find the rows of the table for a word of an input pixel, once for all outputs, in
