@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 
 from lqcompile.schedules import x86
-from lqcompile.schedules.x86_amx_tile import Segments, best_group, group_cycles
+from lqcompile.schedules.x86_amx_tile import Segments, best_group, contraction_cycles
 from port_model.kernels import LAYER, NETWORKS, layer_plan
 from port_model.llvm_mca import X86_64, ModelError, analyse, find, version
 from port_model.loops import functions
@@ -91,20 +91,22 @@ def transformed_row(tool: str, target: str, core: str, direct: float, layer: int
 
 def tile_rows() -> list[list[str]]:
     """The table of AMX, and the sum over the network."""
-    target, rows, total = find_target("x86-amx"), [], 0.0
+    target, rows, total, byte_total = find_target("x86-amx"), [], 0.0, 0.0
     for shape in NETWORKS["ResNet-18"]:
         layer = contraction_layers(layer_plan(shape, (2, 2)), target)[LAYER]
         lowering = _Lowering(layer, target, x86, LAYER)
         contraction, rule = lowering.shape, lowering.rule
-        group = best_group(contraction, rule)
-        across, down = group.steps(contraction)
-        groups = across * down * contraction.blocks // group.blocks
-        cycles = groups * group_cycles(contraction, rule, group)
-        total += shape.count * cycles
+        planes = lowering.family.weight_planes
+        group = best_group(contraction, rule, planes=planes)
+        cycles = contraction_cycles(contraction, rule, group, planes)
+        in_bytes = contraction_cycles(contraction, rule, best_group(contraction, rule))
+        total, byte_total = total + shape.count * cycles, byte_total + shape.count * in_bytes
         tiles = f"{group.down}x{group.across}x{group.blocks} of {group.rows} rows"
         share = f"{100 * shape.macs / 1024 / cycles:.0f} %"
-        rows.append([shape.name, str(shape.count), tiles, str(Segments.of(contraction).steps), f"{cycles:.0f}", share])
-    return [*rows, ["all", "", "", "", f"{total:.0f}", ""]]
+        read = f"{planes} planes" if planes else "bytes"
+        steps = str(Segments.of(contraction).steps)
+        rows.append([shape.name, str(shape.count), tiles, steps, read, f"{cycles:.0f}", f"{in_bytes:.0f}", share])
+    return [*rows, ["all", "", "", "", "", f"{total:.0f}", f"{byte_total:.0f}", ""]]
 
 
 def main() -> None:
@@ -132,7 +134,7 @@ def main() -> None:
         print("\n" + table(head, tiled))
     except ModelError as error:
         sys.exit(str(error))
-    head = ("layer on AMX", "times", "tiles of a group", "steps", "cycles", "of 1024 per cycle")
+    head = ("layer on AMX", "times", "tiles of a group", "steps", "weights", "cycles", "in bytes", "of 1024 per cycle")
     print("\n" + table(head, tile_rows()))
 
 

@@ -71,6 +71,10 @@ class Words:
         """The family for 3x3 taps on transformed tiles of codes; None where there is none, or its proof fails."""
         return None
 
+    def for_weights(self, integers: npt.NDArray[np.int64]) -> Words:  # noqa: ARG002
+        """The family for weights that are their channels' `integers` (int64[O, planes]), each added or subtracted."""
+        return self
+
     def for_codes(self, planes: int, integers: tuple[int, ...], ones: int) -> Words:  # noqa: ARG002
         """The family for codes of `planes` planes; most do not care.
 

@@ -121,7 +121,7 @@ def tile(
         blocks: vectors of channels, where they are given by packed weights.
     """
     if isinstance(kind, DotTiles):
-        return best_group(shape, rule, blocks)
+        return best_group(shape, rule, blocks, kind.weight_planes)
     if isinstance(kind, Transformed):
         return kind.tile(shape, blocks)
     if _on_tiles(kind, shape):

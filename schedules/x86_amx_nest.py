@@ -1,27 +1,34 @@
 """The loop nest of AMX: groups of tile registers.
 
 The sums of a group of tiles go through a buffer on the stack to the shared epilogue, which runs in pieces between the
-steps of the next group: TDPBUSD keeps its own unit busy for 16 cycles, the vector units are free.
+steps of the next group: TDPBUSD keeps its own unit busy for 16 cycles, the vector units are free. Weights that are bit
+planes become bytes on the stack there too, two steps before they are used.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from tvm.script.ir_builder import tirx as T
 
 from .combine import combine
-from .isa import STACK, Expr, load
+from .isa import Expr, load
 from .nest import NestBuilder
 from .problem import ConvShape, Problem, Tile, basis_dtype
-from .x86_amx_tile import CHANNELS, TILE_BYTES, Segments, TileGroup, blocks_of, group_cycles
+from .x86_amx_expand import PackedTiles, Slots, line_buffer
+from .x86_amx_tile import (
+    CHANNELS,
+    LINE_BYTES,
+    TILE_BYTES,
+    Pass,
+    Segments,
+    TileGroup,
+    blocks_of,
+    contraction_cycles,
+)
 
 A, B = 4, 6
 """First tile register of activations and of weights; sums have 0 to 3, each of the others two."""
-
-LINE = 64
-"""Bytes of a cache line: storing a row of a tile across two of them takes two accesses. TVM aligns stacks to 16."""
 
 CHUNK_CYCLES = 20_000
 """What a thread takes at once: about 10 microseconds, what starting the threads costs."""
@@ -43,7 +50,8 @@ class TileContraction(NestBuilder):
         self.columns, rows = group.steps(shape)
         self.groups = self.columns * rows
         self.count = self.groups * (shape.blocks // group.blocks)
-        self.work = group_cycles(shape, self.rule, group) * self.count
+        self.packed: PackedTiles | None = family.packed(shape, group)
+        self.work = contraction_cycles(shape, self.rule, group, family.weight_planes)
         self.tasks = max(1, min(self.count, int(self.work / CHUNK_CYCLES)))
         self.chunk = -(-self.count // self.tasks) if self.parallel else self.count
         self.tasks = -(-self.count // self.chunk)
@@ -54,8 +62,10 @@ class TileContraction(NestBuilder):
 
     def weight_size(self) -> int:
         """Elements of the packed weights."""
+        if self.packed:
+            return self.packed.size
         shape = self.shape
-        return shape.blocks * shape.weight_planes * self.segments.steps * self.segments.depth * CHANNELS
+        return shape.blocks * shape.weight_planes * self.segments.steps * self.segments.lines * LINE_BYTES
 
     def prepare(self) -> None:
         """Bits to bytes: a nibble times 0x00204081 has its bits 8 places apart, among others that a mask removes."""
@@ -84,11 +94,13 @@ class TileContraction(NestBuilder):
     def _groups(self, first: Expr, count: Expr) -> None:
         """`count` groups: between the steps of each, the epilogue of the one before it."""
         size = self.pairs * self.tiles * self.group.blocks * self.group.rows * CHANNELS
-        self.sums = T.alloc_buffer((size + LINE // 4,), "int32", scope="global", annotations=STACK)
-        address = T.reinterpret("uint64", T.address_of(self.sums[0]))
-        self.aligned = T.bind(T.cast((T.uint64(LINE) - address % T.uint64(LINE)) // T.uint64(4), "int32"))
-        window = self.shape.pool[0] * self.shape.pool[1]
-        positions = self.tiles * self.group.rows // window
+        self.sums, self.aligned = line_buffer(size, "int32")
+        slots = None
+        if self.packed:
+            slots = Slots(self.packed, self.weights, groups=self.groups, first=first, count=count)
+            slots.start()
+        rows, columns = self.group.stride(self.shape)
+        positions = rows * columns
         share = -(-positions // self.segments.steps)
         with T.serial(0, count + 1) as index:
             here, before = T.bind(first + index), T.bind(first + index - 1)
@@ -97,8 +109,11 @@ class TileContraction(NestBuilder):
                     for register in range(len(block.tiles) * len(block.columns)):
                         T.evaluate(_tile("tilezero", T.int8(register)))
                 with T.serial(0, self.segments.steps) as step:
+                    if slots:
+                        slots.ahead(index, step)
                     with T.If(index < count), T.Then():
-                        self._step(here, step, block.tiles, block.columns)
+                        buffer, at = (slots.buffer, slots.at(index, step)) if slots else self._weights_of(here, step)
+                        self._step(here, step, block, buffer, at)
                     if order == 0:
                         with T.If(index > 0), T.Then(), T.serial(0, share) as part:
                             position = T.bind(step * share + part)
@@ -108,6 +123,11 @@ class TileContraction(NestBuilder):
                     for register, (m, n) in enumerate((m, n) for m in block.tiles for n in block.columns):
                         at = T.address_of(self.sums[self.aligned + self._place(m, n)])
                         T.evaluate(_tile("tilestored64", T.int8(register), at, T.int64(TILE_BYTES)))
+
+    @property
+    def _step_bytes(self) -> int:
+        """Bytes of the weights of one step."""
+        return self._columns * self.segments.lines * LINE_BYTES
 
     def _origin(self, index: Expr) -> tuple[Expr, Expr, Expr]:
         """First block of channels, and first row and column (after pooling) of a group; the last ones overlap."""
@@ -119,17 +139,22 @@ class TileContraction(NestBuilder):
         column = T.bind(T.min(place % self.columns * step_x, columns - step_x))
         return T.bind(index // self.groups * tile.blocks), row, column
 
-    def _step(self, index: Expr, step: Expr, tiles: Sequence[int], columns: Sequence[int]) -> None:
-        """One step of a pass: each tile of activations times each tile of weights."""
+    def _weights_of(self, index: Expr, step: Expr) -> tuple[Any, Expr]:
+        """The buffer of weights in bytes, and where those of a step of a group start."""
+        step_number = index // self.groups * self.segments.steps + step
+        return self.weights, T.bind(step_number * self._step_bytes)
+
+    def _step(self, index: Expr, step: Expr, block: Pass, buffer: Any, weights: Expr) -> None:
+        """One step of a pass: each tile of activations times each tile of weights, from `weights` on in `buffer`."""
         shape, segments = self.shape, self.segments
-        block, row, column = self._origin(index)
+        tiles, columns = block.tiles, block.columns
+        _, row, column = self._origin(index)
         segment, part = T.bind(step // segments.parts), T.bind(step % segments.parts)
         tap_row, tap_column = segment // segments.per_row, segment % segments.per_row
         offset = tap_row * shape.dilations[0] * shape.source.padded_width + tap_column * shape.dilations[1]
         start = T.min(part * TILE_BYTES, segments.starts[-1]) if segments.parts > 1 else 0
         pixel = shape.source.padded_channels
         within = T.bind(offset * pixel + start)
-        weights = T.bind((block // self.group.blocks * segments.steps + step) * self._columns)
 
         def activations(m: int, register: int) -> None:
             j, tile = divmod(m, self.tiles)
@@ -139,7 +164,7 @@ class TileContraction(NestBuilder):
             T.evaluate(_tile("tileloadd64", T.int8(register), pointer, stride))
 
         def weight_tile(n: int, register: int) -> None:
-            pointer = T.address_of(self.weights[(weights + n) * (segments.depth * CHANNELS)])
+            pointer = T.address_of(buffer[weights + n * segments.lines * LINE_BYTES])
             T.evaluate(_tile("tileloadd64", T.int8(register), pointer, T.int64(TILE_BYTES)))
 
         def multiply(m: int, n: int) -> None:
@@ -169,18 +194,18 @@ class TileContraction(NestBuilder):
         shape, group = self.shape, self.group
         down, across = divmod(tile, group.across)
         y = (row * shape.pool[0] + down) * shape.strides[0] + shape.origin[0]
-        x = (column * shape.pool[1] + across * group.rows) * shape.strides[1] + shape.origin[1]
+        x = (column * shape.pool[1] + group.start(shape, across)) * shape.strides[1] + shape.origin[1]
         return y * shape.source.padded_width + x
 
     def _place(self, m: int, n: int) -> int:
-        """Where the sums of virtual tile (m, n) start."""
-        return (m * self._columns + n) * self.group.rows * CHANNELS
+        """Where the sums of virtual tile (m, n) start: positions of tiles beside each other follow one another."""
+        return (n * self.tiles * self.rule.act_planes + m) * self.group.rows * CHANNELS
 
     def _finish_position(self, index: Expr, position: Expr) -> None:
         """The epilogue of one position (after pooling) of a finished group."""
         shape, group = self.shape, self.group
         block, row, column = self._origin(index)
-        width = group.across * group.rows // shape.pool[1]
+        _, width = group.stride(shape)
         down, across = T.bind(position // width), T.bind(position % width)
         y, x = T.bind(row + down), T.bind(column + across)
         if group.flat:
@@ -191,39 +216,46 @@ class TileContraction(NestBuilder):
         else:
             self._emit(block, y, x, down, across)
 
+    @property
+    def _row_sums(self) -> int:
+        """Rows of sums of tiles beside each other."""
+        return self.group.across * self.group.rows
+
     def _emit(self, block: Expr, y: Expr, x: Expr, down: Expr, across: Expr) -> None:
         """All vectors of channels of output (y, x), which is (down, across) of the group."""
         shape, group, rule = self.shape, self.group, self.rule
         channels = shape.blocks * CHANNELS
         basis = self.basis if basis_dtype(rule, self.epilogue) else None
+        last = group.start(shape, group.across - 1)
+        overlap = self._row_sums - group.rows - last
+        across = across * shape.pool[1]
+        row = down * shape.pool[0] * self._row_sums + across
+        if overlap:
+            row = T.bind(row + T.Select(across >= last, T.int32(overlap), T.int32(0)))
         for n in range(group.blocks):
             vector = T.bind(block + n)
             if self.epilogue.mode == "sums":
                 for i in range(rule.weight_basis):
                     for j in range(rule.act_planes):
                         pixel = ((i * rule.act_planes + j) * shape.out_height + y) * shape.out_width + x
-                        at = pixel * channels + vector * CHANNELS
-                        T.buffer_store(
-                            self.outputs[0], self._tile_sum(i, j, n, down, across), [T.ramp(at, 1, CHANNELS)]
-                        )
+                        place = T.ramp(pixel * channels + vector * CHANNELS, 1, CHANNELS)
+                        T.buffer_store(self.outputs[0], self._tile_sum(i, j, n, row), [place])
                 continue
             pooled: Expr = None
             for dy in range(shape.pool[0]):
                 for dx in range(shape.pool[1]):
 
                     def sum_of(i: int, j: int, n: int = n, dy: int = dy, dx: int = dx) -> Expr:
-                        return self._tile_sum(i, j, n, down * shape.pool[0] + dy, across * shape.pool[1] + dx)
+                        return self._tile_sum(i, j, n, row + dy * self._row_sums + dx)
 
                     value = combine(self.isa, rule, self.epilogue, basis, channels, vector * CHANNELS, sum_of)
                     pooled = value if pooled is None else T.bind(T.max(pooled, value))
             self.emitter.emit(pooled, y, x, vector)
 
-    def _tile_sum(self, i: int, j: int, n: int, down: Expr, across: Expr) -> Expr:
-        """S_ij of conv output (down, across) of the group and vector n of channels."""
-        group = self.group
-        tile = down * group.across + across // group.rows + j * self.tiles
-        at = (tile * self._columns + i * group.blocks + n) * group.rows + across % group.rows
-        return load(self.sums, self.aligned + at * CHANNELS, self.isa)
+    def _tile_sum(self, i: int, j: int, n: int, row: Expr) -> Expr:
+        """S_ij of a conv output, in a row of the sums of its tiles, and vector n of channels."""
+        place = self._place(j * self.tiles, i * self.group.blocks + n)
+        return load(self.sums, self.aligned + place + row * CHANNELS, self.isa)
 
 
 def tile_group(tile: Tile) -> TileGroup:

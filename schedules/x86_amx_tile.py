@@ -14,6 +14,9 @@ TILE_ROWS, TILE_BYTES = 16, 64
 CHANNELS = 16
 """Output channels of a tile: its columns of 32 bits."""
 
+LINE_BYTES = CHANNELS * 4
+"""Four input bytes of all channels of a tile of weights: a row of its register, and a line of the cache."""
+
 ACCUMULATORS = 4
 """Tile registers that hold sums; four of the eight are left for operands."""
 
@@ -31,6 +34,17 @@ EPILOGUE_CYCLES = 8
 
 L1_BYTES, L2_BYTES = 24 << 10, 1 << 20
 """Weights that stay there between two uses (half of what a core of Sapphire Rapids has)."""
+
+L1_RATE, L2_RATE, L3_RATE = 128.0, 48.0, 10.0
+"""Bytes of weights that a cycle takes from each cache: assumptions."""
+
+ALIKE = 16
+"""Layers that a network is taken to have of the size of any one: where their weights together leave the second-level
+cache, each layer finds its own in the third at every inference."""
+
+FEWEST_STEPS = 4
+"""Steps of a group from which on weights may be bit planes: the bytes of a tile are used two steps after they are made,
+and the next ones take their place after two more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +90,16 @@ class Segments:
         """Parts of all segments."""
         return self.count * self.parts
 
+    @property
+    def lines(self) -> int:
+        """Of a tile of weights: four bytes of the depth each."""
+        return self.depth // 4
+
+    @property
+    def repeated_lines(self) -> int:
+        """Lines of the last part that the part before has already, with zero weights in the last."""
+        return (self.parts * self.depth - self.bytes) // 4
+
 
 @dataclass(frozen=True, kw_only=True)
 class TileGroup(Tile):
@@ -100,13 +124,18 @@ class TileGroup(Tile):
         return shape.tile_rows, shape.tile_columns
 
     def stride(self, shape: ConvShape) -> tuple[int, int]:
-        """Rows and columns (after pooling) of one group."""
-        return self.down // shape.pool[0], self.across * self.rows // shape.pool[1]
+        """Rows and columns (after pooling) of one group: its tiles may be more than one that has all columns needs."""
+        columns = min(self.across * self.rows // shape.pool[1], self.extent(shape)[1])
+        return self.down // shape.pool[0], columns
 
     def steps(self, shape: ConvShape) -> tuple[int, int]:
         """Groups (across, down) that cover the output."""
         (height, width), (rows, columns) = self.extent(shape), self.stride(shape)
         return -(-width // columns), -(-height // rows)
+
+    def start(self, shape: ConvShape, tile: int) -> int:
+        """First conv output column, from that of the group, of a tile beside others; the last tiles may overlap."""
+        return min(tile * self.rows, self.stride(shape)[1] * shape.pool[1] - self.rows)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,27 +157,55 @@ def blocks_of(tiles: int, columns: int) -> list[Pass]:
     ]
 
 
-def group_cycles(shape: ConvShape, rule: SumRule, tile: TileGroup) -> float:
-    """Estimated cycles of one group: products, loads or latency, whichever is slowest, or the epilogue beside them."""
+def group_cycles(shape: ConvShape, rule: SumRule, tile: TileGroup, planes: int = 0) -> float:
+    """Estimated cycles of a group, on average: products, or what stands beside them where that takes longer.
+
+    The first group on some channels reads their weights from where the last inference left them; with `planes` it makes
+    bytes of bit planes on the way. The others find bytes in a nearer cache.
+
+    Args:
+        shape: loop nest.
+        rule: how sums combine.
+        tile: the group.
+        planes: of weights that are read as bit planes; 0 for bytes.
+    """
     segments = Segments.of(shape)
-    slab = segments.steps * shape.weight_planes * tile.blocks * segments.depth * CHANNELS
-    whole = slab * (shape.blocks // tile.blocks)
-    columns, rows = tile.steps(shape)
-    load_bytes = 128.0 if slab <= L1_BYTES else 48.0
-    cycles = 0.0
+    slab = segments.steps * shape.weight_planes * tile.blocks * segments.lines * LINE_BYTES
+    line = LINE_BYTES * planes / 8 if planes else float(LINE_BYTES)
+    far = ALIKE * slab * (shape.blocks // tile.blocks) * line / LINE_BYTES > L2_BYTES
+    rate = L1_RATE if slab <= L1_BYTES else L2_RATE
+    vectors = tile.down * tile.across * tile.rows * tile.blocks
+    first, again, expanding = 0.0, 0.0, 0.0
     for block in blocks_of(tile.down * tile.across * rule.act_planes, tile.blocks * shape.weight_planes):
-        weights = len(block.columns) * segments.depth * CHANNELS
-        first = weights / 10.0 if whole > L2_BYTES else weights / load_bytes
-        again = weights / load_bytes
-        stream = (first + again * (columns * rows - 1)) / (columns * rows)
-        loads = len(block.tiles) * tile.rows / 2 + stream
+        lines = len(block.columns) * segments.lines
         # A product with fewer rows takes fewer cycles, but not by as much: no manual says by how much.
         products = len(block.tiles) * len(block.columns) * (tile.rows + TILE_ROWS) / 2
-        # Loads and products overlap, but not wholly.
-        busy = max(products, loads) + min(products, loads) / 8
-        cycles += segments.steps * max(busy, LATENCY_CYCLES)
-    vectors = tile.down * tile.across * tile.rows * tile.blocks
-    return max(cycles, float(vectors * EPILOGUE_CYCLES)) + GROUP_CYCLES
+        loads = len(block.tiles) * tile.rows / 2
+        near = loads + lines * LINE_BYTES / rate
+        if planes:
+            # A mask is a load beside that of the line, and each two of the four instructions of two vector ports.
+            slowest = max(loads + lines * (1 + planes) / 2, lines * planes + vectors * EPILOGUE_CYCLES / segments.steps)
+            beside = max(slowest, lines * line / L3_RATE) if far else slowest
+        else:
+            beside = loads + lines * line / L3_RATE if far else near
+        first += segments.steps * _step_cycles(products, beside)
+        again += segments.steps * _step_cycles(products, near)
+        expanding += segments.steps * lines * planes
+    epilogue = float(vectors * EPILOGUE_CYCLES)
+    columns, rows = tile.steps(shape)
+    groups = columns * rows
+    return (max(first, epilogue + expanding) + (groups - 1) * max(again, epilogue)) / groups + GROUP_CYCLES
+
+
+def _step_cycles(products: float, beside: float) -> float:
+    """Cycles of a step: what runs beside the products overlaps with them, but not wholly."""
+    return max(max(products, beside) + min(products, beside) / 8, LATENCY_CYCLES)
+
+
+def contraction_cycles(shape: ConvShape, rule: SumRule, tile: TileGroup, planes: int = 0) -> float:
+    """Estimated cycles of all groups; the arguments are those of `group_cycles`."""
+    columns, rows = tile.steps(shape)
+    return columns * rows * (shape.blocks // tile.blocks) * group_cycles(shape, rule, tile, planes)
 
 
 def tile_groups(shape: ConvShape, rule: SumRule, blocks: int | None = None) -> list[TileGroup]:
@@ -172,13 +229,13 @@ def tile_groups(shape: ConvShape, rule: SumRule, blocks: int | None = None) -> l
             rows = round_up(-(-width // tiles), pool_columns)  # tiles of equal width
             # A group that was measured is used where other layers ask for another halo: it must fit without any.
             least = shape.out_height * shape.out_width if flat else width
-            if rows * across <= least and down <= (1 if flat else shape.out_height):
+            if rows <= least and down <= (1 if flat else shape.out_height):
                 pixels = rows * down * across // (pool_rows * pool_columns)
                 found.append(TileGroup(pixels=pixels, blocks=count, rows=rows, down=down, across=across, flat=flat))
     return found
 
 
-def best_group(shape: ConvShape, rule: SumRule, blocks: int | None = None) -> TileGroup:
+def best_group(shape: ConvShape, rule: SumRule, blocks: int | None = None, planes: int = 0) -> TileGroup:
     """The group with the least estimated cycles for the whole contraction.
 
     Raises:
@@ -187,9 +244,18 @@ def best_group(shape: ConvShape, rule: SumRule, blocks: int | None = None) -> Ti
     groups = tile_groups(shape, rule, blocks)
     if not groups:
         raise ValueError(f"no group of tiles has {blocks} tiles of channels")
+    return min(groups, key=lambda group: contraction_cycles(shape, rule, group, planes))
 
-    def cycles(group: TileGroup) -> float:
-        columns, rows = group.steps(shape)
-        return columns * rows * (shape.blocks // group.blocks) * group_cycles(shape, rule, group)
 
-    return min(groups, key=cycles)
+def planes_fit(shape: ConvShape) -> bool:
+    """Whether weights can be bit planes: enough steps, and no input channels that only fill up a vector.
+
+    A plane has no zeros, but those channels hold anything.
+    """
+    return shape.source.channels == shape.source.padded_channels and Segments.of(shape).steps >= FEWEST_STEPS
+
+
+def planes_pay(shape: ConvShape, rule: SumRule, planes: int) -> bool:
+    """Whether reading weights as bit planes is estimated to take fewer cycles than reading bytes."""
+    bits, whole = (contraction_cycles(shape, rule, best_group(shape, rule, planes=n), n) for n in (planes, 0))
+    return bits < whole

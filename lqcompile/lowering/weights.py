@@ -110,6 +110,8 @@ def _dot8(sums: Sums, schedule: Any, isa: Any, family: Any, *, depthwise: bool, 
 
     tiles = family.with_tiles(TileProof(dense, largest)) if fits(operation, pool) else None
     family = tiles or family.with_run(run)
+    if isinstance(weights, LowBitWeights) and operation.geometry.group == 1:
+        family = family.for_weights(weights.basis.astype(np.int64))
     words = pack.pack_byte_words(dense, family.vectors)
     return PackedWeights(family=family, rule=ONE_SUM, words=words, basis=np.empty(0))
 

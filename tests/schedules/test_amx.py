@@ -12,14 +12,17 @@ import numpy as np
 import pytest
 import tiles
 from compiling import AMX, check_equal, compile_plan, missing, unavailable
-from lqcompile.schedules import x86
+from lqcompile.schedules import nest, x86, x86_amx, x86_amx_nest
 from lqcompile.schedules.formats import Format
 from lqcompile.schedules.problem import ConvShape, SumRule
 from lqcompile.schedules.x86 import machine
 from lqcompile.schedules.x86_amx import DotTiles, tile_configuration
+from lqcompile.schedules.x86_amx_expand import PackedTiles
 from lqcompile.schedules.x86_amx_tile import (
     ACCUMULATORS,
     CHANNELS,
+    FEWEST_STEPS,
+    LINE_BYTES,
     TILE_ROWS,
     Segments,
     TileGroup,
@@ -31,9 +34,9 @@ from plans import PlanBuilder, random_affine, random_int8, random_low_bit, rando
 
 from lqcompile.artifact import select_variant
 from lqcompile.errors import ArtifactError
-from lqcompile.graph.plan import Geometry, MaxPool, Plan
+from lqcompile.graph.plan import AddValue, Geometry, MaxPool, Plan, Stage
 from lqcompile.lowering.layers import layer_tiles
-from lqcompile.lowering.lower import contraction_layers
+from lqcompile.lowering.lower import contraction_layers, lower
 from lqcompile.lowering.parameters import pack_byte_words
 from lqcompile.runtime import set_threads
 from lqcompile.target import find
@@ -246,6 +249,131 @@ def test_each_thread_configures_its_tiles(family: str) -> None:
         counts = tiles.counts()
         assert counts["multiply"] > 0 and counts["configure"] == counts["release"] > 3
         assert counts["store"] > 0 and counts["split store"] == 0
+
+
+def convolution(channels: int, size: int, outputs: int, **changes) -> ConvShape:
+    """The loop nest of a 3x3 convolution of a square image that keeps its size."""
+    source = Format(kind="u8", channels=channels, height=size, width=size, halo=(1, 1, 1, 1))
+    shape = ConvShape(
+        source=source,
+        kernel=(3, 3),
+        strides=(1, 1),
+        dilations=(1, 1),
+        origin=(0, 0),
+        out_height=size,
+        out_width=size,
+        blocks=-(-outputs // CHANNELS),
+        words=-(-channels // 4),
+    )
+    return replace(shape, **changes)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_bit_planes_are_the_weights(seed: int) -> None:
+    """Sums of the packed vectors where the masks have bits, modulo 256, as the kernel forms them."""
+    rng = np.random.default_rng(seed)
+    planes, outputs, groups, blocks = seed % 4 + 1, int(rng.integers(33, 65)), 2, 2
+    shape = convolution(int(rng.choice([16, 32, 48, 96])), 5, outputs)
+    segments = Segments.of(shape)
+    integers = rng.integers(-127 // planes, 127 // planes + 1, (outputs, planes))
+    known = np.pad(integers, [(0, groups * blocks * CHANNELS - outputs), (0, 0)])
+    signs = rng.choice([-1, 1], (groups, segments.steps, 1, blocks, segments.lines, CHANNELS, 4, planes))
+    tiled = np.einsum("gspblciq,gbcq->gspblci", signs, known.reshape(groups, blocks, CHANNELS, planes)).astype(np.int8)
+    layout = PackedTiles(planes=planes, vectors=groups * blocks, blocks=blocks, segments=segments)
+    packed = layout.pack(tiled, integers)
+    assert packed.dtype == np.uint64 and packed.shape == (layout.size,)
+    vectors = packed[: layout.head].view(np.uint8).reshape(groups, 1, 1, blocks, 1, planes + 1, LINE_BYTES)
+    masks = packed[layout.head :].reshape(groups, segments.steps, 1, blocks, segments.lines, planes)
+    bits = np.unpackbits(masks[..., None].view(np.uint8), axis=-1, bitorder="little")
+    found = vectors[..., 0, :] + (bits * vectors[..., 1:, :]).sum(axis=-2, dtype=np.uint8)
+    np.testing.assert_array_equal(found.view(np.int8).reshape(tiled.shape), tiled)
+
+
+def read_as(shape: ConvShape, planes: int) -> str:
+    """Element type of the weights that the compiler chooses."""
+    family = DotTiles(isa=machine(TARGET)).for_weights(np.ones((shape.blocks * CHANNELS, planes), np.int64))
+    return family.proven(np.empty(0), shape).weight_dtype
+
+
+def test_weights_are_bit_planes_where_the_estimate_says_so() -> None:
+    large, small = convolution(512, 7, 512), convolution(64, 56, 64)
+    assert [read_as(large, planes) for planes in (1, 2, 3)] == ["uint64"] * 3
+    assert read_as(small, 2) == "int8"  # they stay in the second-level cache
+    assert read_as(convolution(500, 7, 512), 2) == "int8"  # channels that fill up a vector hold anything
+    few = replace(large, kernel=(1, 1), source=replace(large.source, channels=(FEWEST_STEPS - 1) * 64))
+    assert read_as(few, 1) == "int8"
+
+
+@pytest.mark.parametrize("integer", [True, False])
+def test_grouped_and_8_bit_weights_stay_bytes(integer: bool) -> None:
+    rng = np.random.default_rng(4)
+    builder = PlanBuilder(rng, (512, 7, 7))
+    if integer:
+        codes = builder.quantized_input(random_quantizer(rng, 2, integer=True))
+        geometry = Geometry(kernel=(3, 3), pads=(1, 1, 1, 1), group=2)
+        made = builder.contract(codes, random_low_bit(rng, (64, 256, 3, 3), 2, integer=True), geometry)
+    else:
+        image = builder.quantized_input(random_uniform(rng))
+        made = builder.contract(image, random_int8(rng, (64, 512, 3, 3)), Geometry(kernel=(3, 3), pads=(1, 1, 1, 1)))
+    program = lower(builder.finish(*made), TARGET, families={"region1": "dot8"})
+    (step,) = [step for step in program.steps if step.loop == "DotTiles"]
+    assert step.constants[0].dtype == np.int8
+
+
+PLANES = {
+    "one group of overlapping tiles": ((64, 7, 7), 56, 2, Geometry(kernel=(3, 3), pads=(1, 1, 1, 1)), None),
+    "groups on the same channels": ((64, 14, 14), 64, 3, Geometry(kernel=(3, 3), pads=(1, 1, 1, 1)), None),
+    "repeated lines": ((96, 9, 10), 70, 1, Geometry(kernel=(5, 3), pads=(2, 1, 2, 1)), None),
+    "stride": ((128, 9, 9), 33, 4, Geometry(kernel=(3, 2), strides=(2, 2), pads=(1, 1, 0, 1)), None),
+    "pooled and dilated": ((32, 12, 13), 40, 2, Geometry(kernel=(2, 3), dilations=(1, 2)), (2, 2)),
+}
+"""Input, outputs, bits of the weights, geometry, pooling."""
+
+
+@pytest.mark.parametrize("kind", PLANES)
+def test_layers_of_bit_planes_equal_the_reference(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tasks of a few groups, some of which start in the middle of those on the same channels."""
+    monkeypatch.setattr(x86_amx, "planes_pay", lambda *_: True)
+    monkeypatch.setattr(x86_amx_nest, "CHUNK_CYCLES", 1500)
+    monkeypatch.setattr(nest, "PARALLEL_MIN_US", 0.0)
+    shape, outputs, bits, geometry, pool = PLANES[kind]
+    rng = np.random.default_rng(list(PLANES).index(kind))
+    builder = PlanBuilder(rng, shape)
+    codes = builder.quantized_input(random_quantizer(rng, 2, integer=True, offset=True))
+    weights = random_low_bit(rng, (outputs, shape[0], *geometry.kernel), bits, integer=True)
+    stages: list[Stage] = [random_affine(rng, outputs, 0.01)]
+    if pool:
+        stages.append(MaxPool(kernel=pool, strides=pool, pads=(0, 0, 0, 0)))
+    elif bits == 2:  # joins a value in, in float64
+        skip = builder.contract(codes, random_low_bit(rng, (outputs, shape[0], 1, 1), 1, integer=True), Geometry())[0]
+        stages.append(AddValue(name=skip.name))
+    plan = builder.finish(
+        *builder.contract(codes, weights, geometry, tuple(stages), ((random_quantizer(rng, 2), False, ()),))
+    )
+    compiled = compile_plan(plan, TARGET, {builder.regions[-1].name: "dot8"})
+    assert compiled.program.steps[-2].constants[0].dtype == np.uint64
+    model = compiled.load()
+    x = rng.normal(size=(2, *shape)).astype(np.float32)
+    for threads in (1, 2):
+        set_threads(threads)
+        check_equal(plan, model, x)
+
+
+def test_bits_become_bytes_by_masked_additions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mask load and a masked instruction for each plane of a line."""
+    monkeypatch.setattr(x86_amx, "planes_pay", lambda *_: True)
+    rng = np.random.default_rng(5)
+    builder = PlanBuilder(rng, (64, 7, 7))
+    codes = builder.quantized_input(random_quantizer(rng, 2, integer=True))
+    weights = random_low_bit(rng, (16, 64, 3, 3), 3, integer=True)
+    plan = builder.finish(*builder.contract(codes, weights, Geometry(kernel=(3, 3), pads=(1, 1, 1, 1))))
+    assembly = compile_plan(plan, TARGET, {builder.regions[-1].name: "dot8"}).assembly()
+    loads = len(re.findall(r"\skmovq\s+[-\w]*\(\S+\), %k[1-7]\n", assembly))
+    additions = len(re.findall(r"\svpaddb\s+%zmm\d+, %zmm\d+, %zmm\d+ \{%k[1-7]\}\n", assembly))
+    choices = len(re.findall(r"\s(?:vpblendmb|vmovdqu8)\s+%zmm\d+, (?:%zmm\d+, )?%zmm\d+ \{%k[1-7]\}\n", assembly))
+    lines = Segments.of(convolution(64, 7, 16)).lines
+    assert loads == len(re.findall(r"\skmovq\s", assembly)) and loads % (3 * lines) == 0 < loads
+    assert (choices, additions) == (loads // 3, 2 * loads // 3)  # the first plane chooses one of two vectors
 
 
 def test_tiles_are_configured_released_and_never_spilled() -> None:

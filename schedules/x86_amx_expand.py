@@ -1,0 +1,194 @@
+"""Weights of AMX as bit planes: packed here, and made bytes of in the first-level cache.
+
+A weight is the sum of its channel's integers, each with the sign that a bit gives: ``-(m_0 + m_1 + ..)``, and ``2 m_k``
+more where bit k is set. A line of a tile, 16 channels by 4 bytes, takes a mask load (KMOVQ) and a masked addition
+(VPADDB) for each plane; sums modulo 256 are bytes again. The vector units do it beside the products of tiles.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from tvm import tirx
+from tvm.script.ir_builder import tirx as T
+
+from .isa import STACK, Expr, element_bits
+from .x86_amx_tile import CHANNELS, FEWEST_STEPS, LINE_BYTES, Segments
+
+WORD_BYTES = 8
+"""Of a mask: a bit for each byte of a line."""
+
+VECTOR_WORDS = LINE_BYTES // WORD_BYTES
+"""Words of a vector of bytes."""
+
+AHEAD = FEWEST_STEPS // 2
+"""Steps from making bytes of weights to using them: stores take a while to be seen by loads of tiles."""
+
+PREFETCH_STEPS = 8
+"""How far ahead of its expansion a tile is asked for: some 500 cycles, longer than the third-level cache takes. The
+processor follows such a stream too, but not from one page of 4 kB to the next."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackedTiles:
+    """Where packed weights lie: vectors of each tile of channels first, then the masks of tiles in the order of use.
+
+    uint64[vectors, planes + 1, 8], the bytes ``-(m_0 + m_1 + ..)``, ``2 m_0``, ``2 m_1``, .. of 16 channels, each four
+    times; then uint64[groups of channels, steps, blocks, lines, planes], bit ``4 * channel + byte`` of a mask.
+
+    Args:
+        planes: of the weights.
+        vectors: tiles of output channels.
+        blocks: tiles of channels of a group.
+        segments: input bytes of an output position.
+    """
+
+    planes: int
+    vectors: int
+    blocks: int
+    segments: Segments
+
+    @property
+    def head(self) -> int:
+        """Words before the first mask."""
+        return self.vectors * (self.planes + 1) * VECTOR_WORDS
+
+    @property
+    def tile(self) -> int:
+        """Words of the masks of a tile."""
+        return self.segments.lines * self.planes
+
+    @property
+    def size(self) -> int:
+        """Words."""
+        return self.head + self.vectors * self.segments.steps * self.tile
+
+    def pack(self, tiles: npt.NDArray[np.int8], integers: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
+        """Packs weights.
+
+        Args:
+            tiles: int8[groups of channels, steps, 1, blocks, lines, 16, 4]; lines that are zero in all channels become
+                any weights (`expand` knows which they are).
+            integers: int64[O, planes], of the channels that there are.
+
+        Returns:
+            uint64[size].
+        """
+        known = np.zeros((self.vectors * CHANNELS, self.planes), np.int64)
+        known[: len(integers)] = integers
+        steps = np.concatenate([-known.sum(axis=1, keepdims=True), 2 * known], axis=1).astype(np.uint8)
+        head = np.repeat(steps.reshape(self.vectors, CHANNELS, -1).transpose(0, 2, 1), 4, axis=2)
+        codes = np.arange(1 << self.planes)
+        bits = codes[:, None] >> np.arange(self.planes) & 1
+        levels = known @ (2 * bits - 1).T
+        code_of = np.zeros((len(known), 256), np.uint8)
+        code_of[np.arange(len(known))[:, None], levels & 255] = codes
+        channel = np.arange(len(known)).reshape(-1, 1, 1, self.blocks, 1, CHANNELS, 1)
+        found = code_of[channel, tiles.view(np.uint8)]
+        masks = [np.packbits((found >> plane & 1).reshape(*found.shape[:5], -1), axis=-1, bitorder="little")
+                 for plane in range(self.planes)]  # fmt: skip
+        return np.concatenate(
+            [np.ascontiguousarray(part).ravel().view(np.uint64) for part in (head, np.stack(masks, -2))]
+        )
+
+    def expand(self, weights: Any, group: Expr, step: Expr, into: Any, at: Expr) -> None:
+        """Makes bytes of the tiles of one step.
+
+        Args:
+            weights: buffer of packed words.
+            group: of channels.
+            step: of the group.
+            into: int8 buffer.
+            at: where the tiles go, [blocks, lines, 16 channels, 4].
+        """
+        segments, planes = self.segments, self.planes
+        tiles = T.bind((group * segments.steps + step) * self.blocks)
+        repeated = segments.repeated_lines
+        for n in range(self.blocks):
+            vector = (group * self.blocks + n) * (planes + 1)
+            base, *added = (T.bind(_bytes(weights, (vector + k) * VECTOR_WORDS)) for k in range(planes + 1))
+            masks = T.bind(self.head + (tiles + n) * self.tile)
+            for word in range(0, self.tile, VECTOR_WORDS):
+                _prefetch(weights, masks + self.blocks * PREFETCH_STEPS * self.tile + word)
+            tile = at + n * segments.lines * LINE_BYTES
+            for line in range(segments.lines):
+                value = base
+                for k in range(planes):
+                    mask = T.call_intrin("boolx64", "tirx.reinterpret", weights[masks + line * planes + k])
+                    value = T.bind(T.Select(mask, value + added[k], value))
+                T.buffer_store(into, value, [T.ramp(tile + line * LINE_BYTES, 1, LINE_BYTES)])
+            if repeated:
+                with T.If(step % segments.parts == segments.parts - 1), T.Then():
+                    for line in range(repeated):
+                        zeros = T.broadcast(T.int8(0), LINE_BYTES)
+                        T.buffer_store(into, zeros, [T.ramp(tile + line * LINE_BYTES, 1, LINE_BYTES)])
+
+
+class Slots:
+    """Bytes of the weights of a task, on its stack: of all steps where groups of tiles follow on the same channels.
+
+    Where each group has channels of its own, four steps take turns.
+
+    Args:
+        packed: layout of the weights.
+        weights: buffer of packed words.
+        groups: of tiles on the same channels.
+        first: group of the task.
+        count: groups of the task.
+    """
+
+    def __init__(self, packed: PackedTiles, weights: Any, *, groups: int, first: Expr, count: Expr) -> None:
+        self.packed, self.weights, self.groups, self.first, self.count = packed, weights, groups, first, count
+        self.steps = packed.segments.steps
+        self.size = packed.blocks * packed.segments.lines * LINE_BYTES
+        self.buffer, self.aligned = line_buffer((self.steps if groups > 1 else FEWEST_STEPS) * self.size, "int8")
+
+    def at(self, turn: Expr, step: Expr) -> Expr:
+        """Where the bytes of a step of the group number `turn` of the task start."""
+        slot = step if self.groups > 1 else (turn * self.steps + step) % FEWEST_STEPS
+        return T.bind(self.aligned + slot * self.size)
+
+    def start(self) -> None:
+        """Makes bytes of the first steps."""
+        with T.serial(0, AHEAD) as step:
+            self._expand(T.int32(0), step)
+
+    def ahead(self, turn: Expr, step: Expr) -> None:
+        """Makes bytes of the weights that are used some steps later, where no group of the task has done so."""
+        later = T.bind(step + AHEAD)
+        turn = T.bind(T.if_then_else(later < self.steps, turn, turn + 1))
+        fresh = turn < self.count
+        if self.groups > 1:
+            fresh = tirx.all(fresh, tirx.any(turn == 0, (self.first + turn) % self.groups == 0))
+        with T.If(fresh), T.Then():
+            self._expand(turn, T.bind(T.if_then_else(later < self.steps, later, later - self.steps)))
+
+    def _expand(self, turn: Expr, step: Expr) -> None:
+        channels = T.bind((self.first + turn) // self.groups)
+        self.packed.expand(self.weights, channels, step, self.buffer, self.at(turn, step))
+
+
+def line_buffer(count: int, dtype: str) -> tuple[Any, Expr]:
+    """A buffer on the stack, and its first element that starts a line of the cache: TVM aligns stacks to 16 bytes.
+
+    Storing a row of a tile across two lines takes two accesses.
+    """
+    size = element_bits(dtype) // 8
+    buffer = T.alloc_buffer((count + LINE_BYTES // size,), dtype, scope="global", annotations=STACK)
+    address = T.reinterpret("uint64", T.address_of(buffer[0]))
+    line = T.uint64(LINE_BYTES)
+    return buffer, T.bind(T.cast((line - address % line) // T.uint64(size), "int32"))
+
+
+def _bytes(weights: Any, at: Expr) -> Expr:
+    """A vector of bytes from eight words."""
+    return T.reinterpret(f"int8x{LINE_BYTES}", weights[T.ramp(at, 1, VECTOR_WORDS)])
+
+
+def _prefetch(weights: Any, at: Expr) -> None:
+    """Asks for the line of the cache with the word `at`, to be read; it may lie behind the end."""
+    read, nearest, data = 0, 3, 1
+    T.evaluate(T.call_intrin("void", "tirx.prefetch", T.address_of(weights[at]), read, nearest, data))
