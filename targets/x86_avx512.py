@@ -17,6 +17,7 @@ TARGET = Target(
     peaks={
         "FloatFma": 32,
         "DotBytes": 64,
+        "WinogradBytes": 144,
         "DotBytesWide": 42.7,
         "DotPairs": 32,
         "DotRows": 32,

@@ -28,5 +28,5 @@ TARGET = Target(
     ),
     vector_bits=512,
     # Two pipes of 512 bits: VPDPBUSD for 64; AND, VPOPCNTD and VPADDD for 512 bits (docs/performance.md).
-    peaks={"FloatFma": 32, "DotVnni": 128, "PopcountLanes": 341},
+    peaks={"FloatFma": 32, "DotVnni": 128, "WinogradVnni": 288, "PopcountLanes": 341},
 )

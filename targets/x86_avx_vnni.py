@@ -16,6 +16,7 @@ TARGET = Target(
     peaks={
         "FloatFma": 16,
         "DotVnni": 64,
+        "WinogradVnni": 144,
         "PopcountBytes": 96,
         "Lookup": 192,
         "LookupCounts": 256,
