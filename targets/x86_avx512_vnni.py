@@ -11,8 +11,9 @@ TARGET = Target(
     llvm={"mcpu": "cascadelake", "mattr": ["+prefer-no-gather"]},
     features=("avx2", "fma", "bmi2", "popcnt", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni"),
     vector_bits=512,
-    # Two pipes of 512 bits: VPDPBUSD for 64 (2.25 times as many on transformed tiles), 29 instructions for 8 x 512 bits by carry-save adders
-    # (docs/performance.md). Look-ups as without VNNI.
+    # Two pipes of 512 bits: VPDPBUSD for 64, 2.25 times as many on transformed tiles; 29 instructions for 8 x 512 bits by
+    # carry-save adders (docs/performance.md). Look-ups as without VNNI. VPDPWSSD for 32, tiles of cells do 11x11 taps at
+    # stride 4 with 108 for 363.
     peaks={
         "FloatFma": 32,
         "DotVnni": 128,
