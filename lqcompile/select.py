@@ -36,6 +36,7 @@ from lqcompile.trials import (
     sample_values,
     with_family,
 )
+from lqcompile.wording import counted
 
 CHECKS = {"cuda": "lqcompile.cuda.capability"}
 """Modules with a function `missing`, for machines that are no CPUs."""
@@ -259,7 +260,7 @@ def _fastest(name: str, equal: set[Candidate], times: Mapping[Candidate, float])
             "and report this as a bug"
         )
     best, time = usable[0]
-    reason = f"measured: {time:.3g} us, the fastest of {len(usable)} tiles"
+    reason = f"measured: {time:.3g} us, the fastest of {counted(len(usable), 'tile')}"
     other = next(((candidate, slower) for candidate, slower in usable if candidate.family != best.family), None)
     if other is not None:
         reason = f"measured: {other[1] / time:.1f} x {other[0].family} ({time:.3g} us against {other[1]:.3g} us)"

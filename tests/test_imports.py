@@ -11,6 +11,7 @@ ROOT = Path(__file__).parents[1]
 
 LAYERS = {
     "errors": 0,
+    "wording": 0,
     "encoding": 1,
     "amx": 1,
     "cpu": 1,

@@ -146,9 +146,7 @@ def test_a_quicker_candidate_with_wrong_integers_is_left_out() -> None:
     times = candidates(popcount1=31.0, dot1=44.0)
     choice = select._fastest("layer", {c for c in times if c.family == "dot"}, times)
     assert choice.family == "dot"
-    assert (
-        choice.reason == "measured: 44 us, the fastest of 1 tiles; wrong integers from popcount: report this as a bug"
-    )
+    assert choice.reason == "measured: 44 us, the fastest of 1 tile; wrong integers from popcount: report this as a bug"
 
 
 def test_a_target_of_another_machine_cannot_be_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

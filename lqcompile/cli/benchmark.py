@@ -20,6 +20,7 @@ from lqcompile.cli.opening import (
     samples_for,
 )
 from lqcompile.cli.reaching import DEFAULT_TIMEOUT, KeyOption, RpcOption, TimeoutOption, TrackerOption, board
+from lqcompile.wording import counted
 
 EXAMPLE = "Example: lqcompile bench model.onnx --against onnxruntime-fp32 --against openvino-int8"
 
@@ -133,8 +134,8 @@ def show_bench(report: dict[str, Any]) -> None:
         for name, peer in report["against"].items()
     ]
     print_table(
-        f"Time of a call with {report['batch']} samples, threads: {report['threads']}, {report['cpu']}",
+        f"Time of a call with {counted(report['batch'], 'sample')}, threads: {report['threads']}, {report['cpu']}",
         ("", "median ms", "90 % within ms", "times as long"),
         rows,
     )
-    print_text(f"Medians of {report['repeats']} interleaved rounds; code for {report['variant']}.")
+    print_text(f"Medians of {counted(report['repeats'], 'interleaved round')}; code for {report['variant']}.")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from lqcompile.cli.console import ProgressCallback, in_percent, print_table, print_text
 from lqcompile.cli.opening import artifact_file, samples_for
 from lqcompile.conditions import state_in_words
+from lqcompile.wording import counted
 
 if TYPE_CHECKING:
     from lqcompile.rpc.device import Device
@@ -111,8 +112,9 @@ def show_board(report: dict[str, Any], device: str) -> None:
     """Print times, ratios, layers, and the conditions that they were measured under."""
     rows = [_row("lqcompile", report, 1.0)]
     rows += [_row(name, peer, peer["ratio"]) for name, peer in report["against"].items()]
+    samples = counted(report["batch"], "sample")
     print_table(
-        f"Time of a call with {report['batch']} samples, threads: {report['threads']}, {device}, {report['cpu']}",
+        f"Time of a call with {samples}, threads: {report['threads']}, {device}, {report['cpu']}",
         ("", "median ms", "p10", "p90", "p99", "drift", "times as long"),
         rows,
     )
@@ -128,7 +130,7 @@ def show_board(report: dict[str, Any], device: str) -> None:
     timed = (report, *report["against"].values())
     worst = max(entry["uncertainty"] for entry in timed)
     print_text(
-        f"{report['readings']} interleaved rounds in {report['seconds']:.1f} s on the board; medians within "
+        f"{counted(report['readings'], 'interleaved round')} in {report['seconds']:.1f} s on the board; medians within "
         f"{in_percent(worst)} (95 %)" + ("." if report["settled"] else "; the time was up before they were certain.")
     )
     before, after = report["conditions"]["before"], report["conditions"]["after"]

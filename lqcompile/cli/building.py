@@ -10,6 +10,7 @@ import typer
 
 from lqcompile.cli.console import JsonOption, in_kilobytes, print_json, print_table, print_text, progress_bar
 from lqcompile.cli.reaching import DEFAULT_TIMEOUT, KeyOption, RpcOption, TimeoutOption, TrackerOption, board
+from lqcompile.wording import counted
 
 if TYPE_CHECKING:
     from lqcompile.rpc.device import Device
@@ -152,11 +153,10 @@ def show_records(records: dict[str, dict[str, Any]]) -> None:
     """Print which layers got the kernel of a tuning record, and which records were left out and why."""
     for variant, found in records.items():
         if found["used"]:
-            print_text(
-                f"Tuning records for {variant}: {len(found['used'])} layers use one ({', '.join(found['used'])})"
-            )
-        for reason, layers in found["refused"].items():
-            print_text(f"Tuning records for {variant} left out: {reason} ({', '.join(layers)})")
+            layers = counted(len(found["used"]), "layer")
+            print_text(f"Tuning records for {variant}: used by {layers} ({', '.join(found['used'])})")
+        for reason, names in found["refused"].items():
+            print_text(f"Tuning records for {variant} left out: {reason} ({', '.join(names)})")
 
 
 def print_layers(title: str, layers: Sequence[dict[str, Any]]) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 from lqcompile.cli.board_times import Work, check_source
 from lqcompile.cli.console import ProgressCallback, in_percent, print_table, print_text
 from lqcompile.cli.opening import compiled_model
+from lqcompile.wording import counted
 
 if TYPE_CHECKING:
     from lqcompile.cuda.model import CudaModel
@@ -78,7 +79,7 @@ def show_gpu(report: dict[str, Any]) -> None:
         rows.append(_row("lqcompile, with copies", entry["with_copies"], ""))
         rows += [(name, "not there", "", "", "") for name in entry["absent"]]
         print_table(
-            f"Time of a run of {entry['batch']} samples, {report['gpu']}",
+            f"Time of a run of {counted(entry['batch'], 'sample')}, {report['gpu']}",
             ("", "median ms", "90 % within ms", "median within", "times as long"),
             rows,
         )
@@ -90,9 +91,10 @@ def show_gpu(report: dict[str, Any]) -> None:
     for line, where in absent.items():
         everywhere = len(where) == len(report["batches"])
         print_text(f"Not there: {line}" + ("" if everywhere else f" (batch {', '.join(where)})"))
+    rounds = counted(report["batches"][0]["repeats"], "interleaved round")
     print_text(
-        f"Medians of {report['batches'][0]['repeats']} interleaved rounds (95 % intervals), inputs and outputs on the "
-        f"GPU but for 'with copies'; code for {report['variant']}."
+        f"Medians of {rounds} (95 % intervals), inputs and outputs on the GPU but for 'with copies'; code for "
+        f"{report['variant']}."
     )
 
 

@@ -35,6 +35,7 @@ from lqcompile.reporting.words import (
     size,
     workers,
 )
+from lqcompile.wording import counted
 
 EXAMPLE = "Example: lqcompile profile model.tar --threads 1"
 
@@ -139,7 +140,9 @@ def _show_totals(report: dict[str, Any]) -> None:
             "Times are the GPU's own, of one sample; 'lqcompile bench' counts the start of its graph, and copies."
         )
     end = "" if report["settled"] else "; the time was up before it was certain"
-    print_text(f"{whole['readings']} passes; the median is within {percent(whole['uncertainty'])} (95 %){end}.")
+    print_text(
+        f"{counted(whole['readings'], 'pass')}; the median is within {percent(whole['uncertainty'])} (95 %){end}."
+    )
     before, after = report["conditions"]["before"], report["conditions"]["after"]
     print_text(f"Before: {state_in_words(before)}. After: {state_in_words(after)}.")
 

@@ -9,6 +9,7 @@ import typer
 
 from lqcompile.cli.console import JsonOption, print_json, print_table, print_text
 from lqcompile.cli.tuning import kernel_words
+from lqcompile.wording import counted
 
 app = typer.Typer(help="Show, merge and export tuning records.", no_args_is_help=True)
 
@@ -55,7 +56,8 @@ def show(paths: PathsArgument, *, json_output: JsonOption = False) -> None:
         print_table(title, ("contraction", "untuned us", "tuned us", "gain", "trials", "failed", "finished"), rows)
     for path, counts in trials.items():
         print_text(
-            f"{path}: {counts['trials']} trials of {counts['contractions']} contractions, {counts['failed']} failed"
+            f"{path}: {counted(counts['trials'], 'trial')} of {counted(counts['contractions'], 'contraction')}, "
+            f"{counts['failed']} failed"
         )
 
 
@@ -79,7 +81,8 @@ def merge(
     if json_output:
         print_json({"output": str(output), "tuned": len(entries), "added": added, "trials": len(database)})
     else:
-        print_text(f"{output}: {len(entries)} tuned kernels, {added} trials added, {len(database)} in all")
+        tuned = counted(len(entries), "tuned kernel")
+        print_text(f"{output}: {tuned}, {counted(added, 'trial')} added, {len(database)} in all")
 
 
 @app.command("export", epilog=EXPORT_EXAMPLE)
@@ -104,7 +107,7 @@ def export(
     if json_output:
         print_json({"output": str(output), "tuned": len(entries)})
     else:
-        print_text(f"{output}: {len(entries)} tuned kernels")
+        print_text(f"{output}: {counted(len(entries), 'tuned kernel')}")
 
 
 def read(path: Path) -> list[Any]:

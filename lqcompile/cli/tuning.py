@@ -13,6 +13,7 @@ import typer
 from lqcompile.cli.building import DEFAULT_TARGET, BatchOption, artifact_path, show_records
 from lqcompile.cli.console import INTERRUPTED, LINE_S, JsonOption, print_json, print_table, print_text, progress_bar
 from lqcompile.cli.reaching import DEFAULT_TIMEOUT, KeyOption, RpcOption, TimeoutOption, TrackerOption, names_board
+from lqcompile.wording import counted
 
 if TYPE_CHECKING:
     from lqcompile.records.key import Key
@@ -168,16 +169,16 @@ def status_line(status: Status) -> str:
     """The state of a tuning in one line."""
     words = [status.doing]
     if status.layers:
-        earlier = f" and {status.earlier} earlier ones" if status.earlier else ""
+        earlier = f" and {counted(status.earlier, 'earlier one')}" if status.earlier else ""
         failed = f", {status.failed} failed" if status.failed else ""
-        words.append(f"{status.trials} trials{earlier} of {status.layers} contractions{failed}")
+        words.append(f"{counted(status.trials, 'trial')}{earlier} of {counted(status.layers, 'contraction')}{failed}")
     if status.best_us is not None and status.gain is not None:
         words.append(f"best {status.best_us:.0f} us, {status.gain:.2f} x the start")
     words.append(f"{duration(status.seconds)} gone")
     if status.seconds_left is not None:
         words.append(f"{duration(status.seconds_left)} of the search left")
     if status.trials_left is not None:
-        words.append(f"{status.trials_left} trials left")
+        words.append(f"{counted(status.trials_left, 'trial')} left")
     if status.sites:
         words.append(f"on {', '.join(status.sites)}")
     return "; ".join(words)
@@ -210,11 +211,12 @@ def show_tuning(report: dict[str, Any]) -> None:
     columns = ("layers", "contraction", "untuned", "us", "tuned", "us", "gain", "trials", "failed")
     print_table(f"{report['artifact']} tuned for {report['key']['target']} on {report['key']['cpu']}", columns, rows)
     for failure, count in report["failures"].items():
-        print_text(f"{count} trials failed: {failure}")
-    earlier = f" and {report['earlier']} earlier ones" if report["earlier"] else ""
+        print_text(f"{counted(count, 'trial')} failed: {failure}")
+    earlier = f" and {counted(report['earlier'], 'earlier one')}" if report["earlier"] else ""
     print_text(
-        f"{report['trials']} trials{earlier} in {duration(report['seconds'])}. Times compare both kernels in one "
-        f"interleaved run; a layer without a clear gain keeps the cost table's kernel. Records: {report['work_dir']}"
+        f"{counted(report['trials'], 'trial')}{earlier} in {duration(report['seconds'])}. Times compare both kernels "
+        "in one interleaved run; a layer without a clear gain keeps the cost table's kernel. "
+        f"Records: {report['work_dir']}"
     )
     if report["network"] is not None:
         print_text(network_words(report["network"]))

@@ -13,6 +13,7 @@ from tvm import relax
 from lqcompile.lowering.choose import Choice
 from lqcompile.schedules.formats import Format
 from lqcompile.schedules.problem import Tile
+from lqcompile.wording import counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,9 +52,8 @@ class Fewer:
     @property
     def reason(self) -> str:
         """Why there is one, in words for people."""
-        limit = "1 sample" if self.samples == 1 else f"{self.samples} samples"
         split = f", their depth split over {self.tile.split} groups of warps" if self.tile.split > 1 else ""
-        return f"up to {limit} in smaller tiles{split}, for most of the GPU would be idle"
+        return f"up to {counted(self.samples, 'sample')} in smaller tiles{split}, for most of the GPU would be idle"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

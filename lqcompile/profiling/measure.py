@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from lqcompile.profiling.machine import Machine
 from lqcompile.profiling.passes import Readings
 from lqcompile.timing import spread
+from lqcompile.wording import counted
 
 PRECISION = 0.01
 """The 95 % interval of the network's median, as a part of it, at which a measurement ends early."""
@@ -91,7 +92,10 @@ def measure(place: Place, library: bytes, *, threads: int, limit_s: float, progr
         found = spread(readings.whole)
         settled = found.readings >= FEWEST and found.uncertainty <= PRECISION
         done = (time.monotonic() - start) / limit_s if limit_s else 1.0
-        progress(f"timing, {found.readings} passes, within {100 * found.uncertainty:.1f} %", min(1.0, done))
+        progress(
+            f"timing, {counted(found.readings, 'pass')}, within {100 * found.uncertainty:.1f} %",
+            min(1.0, done),
+        )
         if settled or done >= 1.0 or found.readings >= MOST:
             break
     return Measurement(

@@ -12,6 +12,7 @@ from lqcompile import cpu
 from lqcompile.errors import TuningError
 from lqcompile.schedules.space import KERNELS
 from lqcompile.target import Target, expand, find, names
+from lqcompile.wording import counted
 
 MODELS = {"cuda": "lqcompile.cuda.capability"}
 """Modules with a function `gpu_model`, for machines that are no CPUs."""
@@ -51,7 +52,7 @@ class Key:
             missing = sorted(set(self.features) ^ set(other.features))
             return f"measured on {self.cpu} with other CPU features ({', '.join(missing)})"
         if self.samples != other.samples:
-            return f"measured with {self.samples} samples at a time, not {other.samples}"
+            return f"measured with {counted(self.samples, 'sample')} at a time, not {other.samples}"
         if self.tvm != other.tvm:
             return f"made with TVM {self.tvm}, not {other.tvm}"
         if self.kernels != other.kernels:

@@ -8,6 +8,7 @@ from typing import Any
 from lqcompile.conditions import state_in_words
 from lqcompile.reporting import words
 from lqcompile.target import find
+from lqcompile.wording import counted
 
 
 def sizes(profile: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -92,7 +93,7 @@ def equality(report: Mapping[str, Any]) -> list[tuple[str, str]]:
             f"{forced['float_mismatches']:,} of {forced['floats']:,}",
         ),
         (
-            f"Outputs of {free['samples']:,} samples that differ from the layers one by one",
+            f"Outputs of {counted(free['samples'], 'sample')} that differ from the layers one by one",
             f"{free['output_mismatches']:,} of {free['outputs']:,}",
         ),
         ("Same class as ONNX Runtime", words.percent(free["top1_agreement"])),
@@ -128,7 +129,11 @@ def figures(
     """The figures at the top: value, what it is, detail."""
     whole, totals, held = profile["whole"], profile["totals"], profile["size"]
     found = [
-        (words.duration(1e3 * whole["median_ms"]), "for one sample", f"median of {whole['readings']} passes"),
+        (
+            words.duration(1e3 * whole["median_ms"]),
+            "for one sample",
+            f"median of {counted(whole['readings'], 'pass')}",
+        ),
         (
             words.scaled(totals["bit_operations_per_s"], ""),
             "bit operations a second",
@@ -148,7 +153,7 @@ def figures(
     if verification is not None:
         codes, wrong = verification["forced"]["codes"], verification["forced"]["mismatches"]
         word = "Equal" if verification["passed"] else "NOT equal"
-        found.append((word, "to its ONNX file", f"{codes:,} codes compared, {wrong:,} differ"))
+        found.append((word, "to its ONNX file", f"{counted(codes, 'code')} compared, {wrong:,} differ"))
         if "accuracy" in verification:
             accuracy = verification["accuracy"]
             detail = f"of {verification['free']['samples']:,}; ONNX Runtime {words.percent(accuracy['reference'])}"

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lqcompile.target import GPU
+from lqcompile.wording import counted
 
 TIMES = "\N{MULTIPLICATION SIGN}"
 
@@ -77,10 +78,10 @@ def workers(profile: Mapping[str, Any]) -> str:
     """What worked: ``2 threads``, or ``132 multiprocessors, one of 32 samples at a time``."""
     count = profile["threads"]
     if not on_gpu(profile):
-        return f"{count} thread{'s' * (count > 1)}"
+        return counted(count, "thread")
     samples = profile["samples"]
     together = f", one of {samples} samples at a time" if samples > 1 else ""
-    return f"{count} multiprocessors{together}"
+    return f"{counted(count, 'multiprocessor')}{together}"
 
 
 def bits(work: Mapping[str, Any]) -> str:

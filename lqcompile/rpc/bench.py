@@ -24,6 +24,7 @@ from lqcompile.peers import FP32, INT8, quantize_to_int8
 from lqcompile.rpc.device import Device, Progress
 from lqcompile.rpc.model import RemoteModel
 from lqcompile.timing import Spread, spread
+from lqcompile.wording import counted
 
 TWIN = "float-twin"
 """The float network, compiled by lqcompile for the same CPU."""
@@ -201,7 +202,7 @@ def bench_on_board(
         passed = time.monotonic() - start
         rounds, worst = times[MAIN].readings, max(found.uncertainty for found in times.values())
         settled = rounds >= fewest and worst <= precision
-        progress(f"timing, {rounds} rounds, medians within {100 * worst:.1f} %", min(1.0, passed / limit_s))
+        progress(f"timing, {counted(rounds, 'round')}, medians within {100 * worst:.1f} %", min(1.0, passed / limit_s))
         if settled or passed >= limit_s:
             break
     layers = _time_layers(device, model, inputs, times[MAIN].median_ms, progress)

@@ -17,6 +17,7 @@ from typing import Any
 from tvm.rpc.base import RPC_TRACKER_MAGIC, TrackerCode
 
 from lqcompile.errors import DeviceError
+from lqcompile.wording import counted
 
 Address = tuple[str, int]
 """Host name and port."""
@@ -108,7 +109,10 @@ def _state(key: str, found: list[Boards]) -> str:
     """Why there is no board yet."""
     for boards in found:
         if boards.key == key and boards.addresses:
-            return f"all {len(boards.addresses)} boards with key '{key}' busy ({boards.waiting} requests wait)"
+            return (
+                f"{counted(len(boards.addresses), 'board')} with key '{key}', none free "
+                f"({counted(boards.waiting, 'request')} waiting)"
+            )
     keys = ", ".join(f"'{boards.key}'" for boards in found if boards.addresses)
     return f"no board with key '{key}' (keys that exist: {keys or 'none'})"
 

@@ -146,7 +146,7 @@ def test_records_of_this_machine_apply_and_no_others() -> None:
     assert applied.choices[first].tile == Tile(pixels=3, blocks=1)
     assert applied.choices[first].reason == "record: 4 us, 1.50 x the cost table's popcount"
     larger = apply_records(plan, replace(HERE, samples=32), [tuned(instance, key)])
-    assert larger.refused == {"measured with 1 samples at a time, not 32": [first]} and not larger.choices
+    assert larger.refused == {"measured with 1 sample at a time, not 32": [first]} and not larger.choices
     foreign = tuned(instance, replace(key, cpu="Some Other CPU", features=("avx2",)))
     applied = apply_records(plan, HERE, [foreign])
     assert not applied.choices
@@ -215,7 +215,7 @@ def test_a_build_uses_records_and_says_so(tmp_path: Path, capsys: pytest.Capture
     arguments = ["build", str(model), "-t", HERE.name, "-o", str(artifact)]
     assert main([*arguments, "--records", str(tmp_path / "mine.json"), "--records", str(tmp_path / "other.json")]) == 0
     told = " ".join(capsys.readouterr().out.split())
-    assert f"Tuning records for {HERE.name}: {len(layers)} layers use one ({', '.join(layers)})" in told
+    assert f"Tuning records for {HERE.name}: used by {len(layers)} layers ({', '.join(layers)})" in told
     assert re.search(r"\w 3x1: [\d.]+, \w+: [\d.]+ ", told), told  # the usual tile has no size there
     assert main([*arguments, "--records", str(tmp_path / "other.json")]) == 0
     told = " ".join(capsys.readouterr().out.split())

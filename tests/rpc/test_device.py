@@ -346,7 +346,7 @@ def test_a_board_of_a_tracker(healthy, tmp_path, artifact):
             with request_device(tracker.address, "rpi5", timeout_s=WAIT_S) as device:
                 RemoteModel(device, artifact)
                 with pytest.raises(
-                    DeviceError, match=r"found all 1 boards with key 'rpi5' busy \(1 requests wait\) for"
+                    DeviceError, match=r"found 1 board with key 'rpi5', none free \(1 request waiting\) for"
                 ):
                     request_device(tracker.address, "rpi5", timeout_s=2, waiting=states.append)
                 with pytest.raises(
@@ -355,7 +355,7 @@ def test_a_board_of_a_tracker(healthy, tmp_path, artifact):
                     request_device(tracker.address, "rpi4", timeout_s=1)
             with request_device(tracker.address, "rpi5", timeout_s=WAIT_S) as device:
                 assert device.info["cores"] >= 1
-    assert states[0] == "all 1 boards with key 'rpi5' busy (1 requests wait)"
+    assert states[0] == "1 board with key 'rpi5', none free (1 request waiting)"
 
 
 def test_this_process_can_end_while_a_board_hangs(tmp_path, artifact):
