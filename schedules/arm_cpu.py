@@ -68,7 +68,7 @@ def family(isa: Neon, name: str) -> Any:
     return makers[name](isa)
 
 
-def image_kind(isa: Neon) -> Kind:  # noqa: ARG001 - as on other architectures
+def image_kind(isa: Neon, saved: Callable[[], int]) -> Kind:  # noqa: ARG001 - as on other architectures
     """Format of an 8-bit image of few channels."""
     return "u8"
 

@@ -61,7 +61,7 @@ def depthwise(isa: Warp, accumulator: str, weight_dtype: str) -> Depthwise:
     return Depthwise(isa=isa, accumulator=accumulator, weight_dtype=weight_dtype)
 
 
-def image_kind(isa: Warp) -> Kind:  # noqa: ARG001 - as on other architectures
+def image_kind(isa: Warp, saved: Callable[[], int]) -> Kind:  # noqa: ARG001 - as on other architectures
     """Format of an 8-bit image of few channels: a word a pixel."""
     return "u8"
 

@@ -20,7 +20,7 @@ from .words import FloatFma
 from .x86_amx import DotTiles
 from .x86_amx_tile import best_group, tile_groups
 from .x86_bytes import DotBytes, DotBytesWide
-from .x86_cells import DotCells
+from .x86_cells import FEWEST_SAVED, DotCells
 from .x86_dot8 import DotPairs, DotRows, DotVnni
 from .x86_families import X86, PopcountBytes, PopcountCarrySave, PopcountLanes
 from .x86_lut import Lookup
@@ -73,9 +73,14 @@ def family(isa: X86, name: str) -> Any:
     return makers[name](isa)
 
 
-def image_kind(isa: X86) -> Kind:
-    """Format of an 8-bit image of few channels: what `DotRows` reads, where bytes would take as many multiplies."""
-    return "u8" if isa.vnni else "i16"
+def image_kind(isa: X86, saved: Callable[[], int]) -> Kind:
+    """Format of an 8-bit image of few channels: what `DotCells` and `DotRows` read, or bytes for AMX and VNNI.
+
+    Args:
+        isa: instruction set.
+        saved: what every layer that reads it saves on tiles of cells (`cells.saved_products`) at least.
+    """
+    return "u8" if isa.amx or (isa.vnni and saved() < FEWEST_SAVED) else "i16"
 
 
 ISSUE = 6
@@ -122,7 +127,7 @@ def tile(
     """
     if isinstance(kind, DotTiles):
         return best_group(shape, rule, blocks, kind.weight_planes)
-    if isinstance(kind, Transformed):
+    if isinstance(kind, Transformed | DotCells):
         return kind.tile(shape, blocks)
     if _on_tiles(kind, shape):
         return winograd_tile(shape, blocks) if isa.lanes == 8 else winograd_tile(shape, blocks, 1, WIDE_SUMS)

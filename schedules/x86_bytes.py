@@ -92,6 +92,14 @@ def multiply_words(left: Expr, right: Expr, isa: X86) -> Expr:
     return T.call_llvm_pure_intrin(vector("int32", isa), name, left, right)
 
 
+def add_word_products(total: Expr, left: Expr, right: Expr, isa: X86) -> Expr:
+    """`total` plus sums of two neighbouring products of 16-bit numbers: VPDPWSSD, or VPMADDWD and VPADDD."""
+    if not isa.vnni:
+        return total + multiply_words(left, right, isa)
+    name = f"llvm.x86.avx512.vpdpwssd.{isa.lanes * 32}"
+    return T.call_llvm_pure_intrin(vector("int32", isa), name, total, left, right)
+
+
 def words_type(isa: X86) -> str:
     """A vector of signed 16-bit numbers."""
     return f"int16x{isa.lanes * 2}"

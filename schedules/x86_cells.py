@@ -1,19 +1,9 @@
-"""First layers, 8-bit codes of few channels, by Winograd's F(m x m, r x r) with m + r = 7: exact in integers.
+"""First layers, 8-bit codes of few channels, on transformed tiles of cells of pixels: exact in integers.
 
-A convolution of k x k taps at stride s is one of r x r taps at stride 1, r = ceil(k / s), on *cells* of s x s pixels.
-Input tiles d of 6x6 cells and taps g (`schedules.winograd` has the form) meet at the points 0, 1, -1, 2, -2, infinity:
-
-    576 Y = A (U * V) A^T,  U = G g G^T,  V = B d B^T,
-
-    G, r = 4:  6  0  0   0    B = 4  0 -5  0  1  0    A, m = 3:  1  1  1  1  1  0
-              -4 -4 -4  -4        0 -4 -4  1  1  0               0  1 -1  2 -2  0
-              -4  4 -4   4        0  4 -4 -1  1  0               0  1  1  4  4  2
-               1  2  4   8        0 -2 -1  2  1  0
-               1 -2  4  -8        0  2 -1 -2  1  0
-               0  0  0  12        0  4  0 -5  0  1
-
+`schedules.cells` has the form: 576 Y = A (U * V) A^T, with tiles V of 6x6 cells.
 V fits 16 bits for any 8-bit codes; `lqcompile.lowering.winograd.cells_serve` proves it of U. Sums of products
-(VPMADDWD) may wrap around at 32 bits: so does 576 Y, and Y comes back as 1/9 modulo 2**32 of it, shifted by 6.
+(VPMADDWD, or VPDPWSSD with VNNI) may wrap around at 32 bits: so does 576 Y, and Y comes back as 1/9 modulo 2**32 of it,
+shifted by 6.
 """
 
 from __future__ import annotations
@@ -26,24 +16,13 @@ import numpy as np
 import numpy.typing as npt
 from tvm.script.ir_builder import tirx as T
 
-from .formats import round_up
+from .cells import POSITIONS, SIDE, cell_words, reach, transformed
 from .isa import Expr, broadcast, constant, stack_buffer, vector, zeros
 from .problem import ConvShape, Problem, Tile, estimated_us
-from .winograd import TileBuilder, tile_grid
+from .winograd import TileBuilder, tile_grid, winograd_tile
 from .words import Words
-from .x86_bytes import multiply_words, words_type
+from .x86_bytes import add_word_products, words_type
 from .x86_families import X86
-
-SIDE = 6
-"""Rows and columns of an input tile, in cells."""
-
-POSITIONS = SIDE * SIDE
-
-POINTS = ((0, 6), (1, -4), (-1, -4), (2, 1), (-2, 1))
-"""Finite points, and what their row of G is multiplied by."""
-
-AT_INFINITY = 12
-"""What the last row of G is multiplied by; A has the rest, 2."""
 
 NINTH, SHIFT = pow(9, -1, 1 << 32), 6
 """576 Y * NINTH = Y << SHIFT, modulo 2**32."""
@@ -57,36 +36,15 @@ LARGEST_TAP = (1 << 15) - 1
 FEWEST_WORDS = 30
 """Pairs of 16-bit products of an output, by plain rows of taps: with fewer, the maps cost what they save."""
 
+FEWEST_SAVED = 40
+"""Products that an output must save over VPDPBUSD (`saved_products`). The maps of 7x7 taps at stride 2 with 64 channels
+take about 32 instructions for a vector of them, and save 25; those of 11x11 at 4 with 96 take 36 and save 67."""
+
 LANES = 16
 """Of a vector of 16 bits."""
 
 UNROLLED = 8
 """Words of a position that one turn of the loop takes, at most."""
-
-
-def reach(kernel: tuple[int, int], strides: tuple[int, int]) -> int:
-    """r: rows and columns of taps in cells; 0 where the convolution is not square."""
-    square = kernel[0] == kernel[1] and strides[0] == strides[1]
-    return -(-kernel[0] // strides[0]) if square else 0
-
-
-def weight_map(taps: int) -> npt.NDArray[np.int64]:
-    """G for r `taps`: int64[6, r]."""
-    finite = [[factor * point**power for power in range(taps)] for point, factor in POINTS]
-    return np.array([*finite, [0] * (taps - 1) + [AT_INFINITY]])
-
-
-def transformed(values: npt.NDArray[Any], stride: int) -> npt.NDArray[np.int32]:
-    """U of weights [O, C, k, k]: int32[36, s * s * C, O]; rows of a cell, then columns, then channels."""
-    outputs, channels, size, _ = values.shape
-    taps = -(-size // stride)
-    tail = (0, taps * stride - size)
-    padded = np.pad(values.astype(np.float32), [(0, 0), (0, 0), tail, tail])
-    cells = padded.reshape(outputs, channels, taps, stride, taps, stride).transpose(2, 4, 3, 5, 1, 0)
-    both = np.kron(weight_map(taps), weight_map(taps)).astype(np.float32)
-    # As float32, which is exact for integers below 2**24 and has a fast product of matrices.
-    products = both @ np.ascontiguousarray(cells).reshape(taps * taps, -1)
-    return products.astype(np.int32).reshape(POSITIONS, stride * stride * channels, outputs)
 
 
 class CellsBuilder(TileBuilder):
@@ -103,8 +61,8 @@ class CellsBuilder(TileBuilder):
         self.step = SIDE + 1 - reach(shape.kernel, shape.strides)
         self.stride = shape.strides[0]
         self.run = self.stride * shape.source.pixel
-        self.slot = round_up(self.stride * self.run, 2)
-        self.words = self.slot // 2
+        self.words = cell_words(self.stride, shape.source.pixel)
+        self.slot = 2 * self.words
         super().__init__(family, problem)
         # Vectors run over the end of what they bring, at last behind the last tile of a position.
         self.position = self.group * self.slot + LANES
@@ -199,8 +157,9 @@ class CellsBuilder(TileBuilder):
                 pair = T.reinterpret("int32", self.inputs[T.ramp(codes + (m * self.slot + word * 2), 1, 2)])
                 code = T.bind(T.reinterpret(words_type(isa), broadcast(pair, isa)))
                 for n, factor in enumerate(factors):
-                    product = multiply_words(code, T.reinterpret(words_type(isa), factor), isa)
-                    T.buffer_store(held, held[m * blocks + n] + product, [m * blocks + n])
+                    at = m * blocks + n
+                    words = T.reinterpret(words_type(isa), factor)
+                    T.buffer_store(held, add_word_products(held[at], code, words, isa), [at])
 
         unrolled = next(size for size in range(min(words, UNROLLED), 0, -1) if words % size == 0)
         with T.serial(0, words // unrolled) as part:
@@ -239,13 +198,18 @@ def input_map(line: Sequence[Expr], lanes: int) -> list[Expr]:
 
 @dataclass(frozen=True, kw_only=True)
 class DotCells(Words):
-    """VPMADDWD on transformed tiles of cells."""
+    """VPMADDWD, or VPDPWSSD, on transformed tiles of cells."""
 
     builder = CellsBuilder
     isa: X86
     accumulator: str = "int32"
     weight_dtype: str = "int32"
     cycles: float = 0.6
+
+    def tile(self, shape: ConvShape, blocks: int | None) -> Tile:
+        """Two vectors of channels; enough sums for two VPDPWSSD a cycle, each five cycles behind the one before it."""
+        count = 10 if self.isa.vnni else 8
+        return winograd_tile(shape, blocks, sums=(count, count))
 
     def operands(self, words: npt.NDArray[Any], shape: ConvShape, tile: Tile) -> tuple[npt.NDArray[Any], ...]:
         """U of rows of taps (`pack_row_words`): int32 [blocks, 36, words, vectors, lanes], pairs of 16 bits."""

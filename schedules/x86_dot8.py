@@ -90,8 +90,8 @@ class DotRows(Words):
     cycles: float = 0.5
 
     def with_cells(self, serve: Callable[[], bool]) -> Words:
-        """The family on tiles of cells, where `serve` says so; not with 512 bits, where none was measured."""
-        return DotCells(isa=self.isa) if self.isa.lanes == 8 and serve() else self
+        """The family on tiles of cells, where `serve` says so."""
+        return DotCells(isa=self.isa) if serve() else self
 
     def nest(self, shape: ConvShape) -> ConvShape:
         """One column of taps, as long as the row."""

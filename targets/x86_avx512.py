@@ -13,7 +13,8 @@ TARGET = Target(
     vector_bits=512,
     # Two pipes of 512 bits. VPMADDUBSW and VPADDW for 64, widened at once by VPMADDWD; 2 VPMADDWD and 2 VPADDD for 64;
     # 29 instructions for 8 x 512 bits by carry-save adders. VPSHUFB, which one of the pipes runs, and VPADDB for 256
-    # plane-pair products; of two planes, nine for 1536 (counts) or two for 512 (levels) (docs/performance.md).
+    # plane-pair products; of two planes, nine for 1536 (counts) or two for 512 (levels). Tiles of cells do 11x11 taps
+    # at stride 4 with 108 multiplications for 363 (docs/performance.md).
     peaks={
         "FloatFma": 32,
         "DotBytes": 64,
@@ -21,6 +22,7 @@ TARGET = Target(
         "DotBytesWide": 42.7,
         "DotPairs": 32,
         "DotRows": 32,
+        "DotCells": 108,
         "PopcountCarrySave": 282,
         "Lookup": 256,
         "LookupCounts": 341,

@@ -16,6 +16,7 @@ TARGET = Target(
     peaks={
         "FloatFma": 16,
         "DotVnni": 64,
+        "DotCells": 108,
         "WinogradVnni": 144,
         "PopcountBytes": 96,
         "Lookup": 192,

@@ -35,6 +35,8 @@ from lqcompile.lowering.program import Fewer, Step, SumsKernel, Tensor
 from lqcompile.lowering.sums import Sums
 from lqcompile.lowering.thresholds import integer_epilogue, real_epilogue
 from lqcompile.lowering.weights import pack_weights
+from lqcompile.lowering.winograd import cells_serve
+from lqcompile.schedules.cells import saved_products
 from lqcompile.schedules.epilogue import Epilogue
 from lqcompile.schedules.formats import round_up
 from lqcompile.schedules.problem import ConvShape, Problem, Tile, basis_dtype, output_shapes
@@ -107,6 +109,18 @@ def fused_pool(weights: AnyWeights, stages: Sequence[Stage]) -> MaxPool | None:
             tiled = stage.kernel == stage.strides and not any(stage.pads)
             return stage if small and alone and tiled and not stuck else None
     return None
+
+
+def saved_on_cells(region: Region) -> int:
+    """Products that tiles of cells save a layer on an 8-bit image for each output; 0 where it cannot run on them."""
+    operation = region.operation
+    if not isinstance(operation, Contraction) or not isinstance(operation.weights, Int8Weights):
+        return 0
+    values = operation.weights.values.reshape(pack.kernel_shape(operation))
+    if fused_pool(operation.weights, region.stages) is not None or not cells_serve(operation, values):
+        return 0
+    saved: int = saved_products(operation.geometry.kernel, operation.geometry.strides, operation.in_shape[0])
+    return saved
 
 
 def lower_layer(layer: Layer, target: Target, schedule: Any, name: str) -> tuple[Step, SumsKernel | None]:

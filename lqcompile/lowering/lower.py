@@ -28,7 +28,7 @@ from lqcompile.graph.plan import (
 )
 from lqcompile.graph.specs import UniformQuantizer
 from lqcompile.lowering.choose import Choice, choose, force
-from lqcompile.lowering.layers import Layer, fused_pool, lower_layer, sum_stages
+from lqcompile.lowering.layers import Layer, fused_pool, lower_layer, saved_on_cells, sum_stages
 from lqcompile.lowering.outputs import make_format, make_quantizer, make_steps, make_stream_store, step_parameters
 from lqcompile.lowering.parameters import per_channel, scale_signs
 from lqcompile.lowering.program import Program, Step, SumsKernel, Tensor
@@ -382,12 +382,13 @@ class _Lower:
 
     def _image_format(self, form: Format, name: str) -> Format:
         """The format of a narrow image: bytes, one word to a pixel, or 16 bits for kernels that read rows of taps."""
-        readers = [region.operation for region in self.plan.regions if name in region.inputs]
+        regions = [region for region in self.plan.regions if name in region.inputs]
+        readers = [region.operation for region in regions]
         plain = all(
             isinstance(reader, Contraction) and reader.geometry.group == 1 and reader.geometry.dilations[1] == 1
             for reader in readers
         )
-        if self.schedule.image_kind(self.isa) == "u8" or not plain:
+        if not plain or self.schedule.image_kind(self.isa, lambda: min(map(saved_on_cells, regions))) == "u8":
             return replace(form, align=INPUT_CHANNELS)
         top, left, bottom, right = form.halo
         # The last word of a row of taps may end behind it, and so may the last cell of pixels.

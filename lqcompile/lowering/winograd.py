@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lqcompile.graph.plan import Contraction
-from lqcompile.schedules import winograd, x86_cells
+from lqcompile.schedules import cells, winograd, x86_cells
 from lqcompile.schedules.x86_winograd import LARGEST_CODE, LARGEST_SUM, LARGEST_TAP, RANGE, transformed, weighed
 
 LARGEST_BYTE = 255
@@ -89,15 +89,15 @@ def cells_serve(contraction: Contraction, values: npt.NDArray[np.int8]) -> bool:
     """
     geometry = contraction.geometry
     rows, columns = geometry.kernel
-    taps = x86_cells.reach(geometry.kernel, geometry.strides)
+    taps = cells.reach(geometry.kernel, geometry.strides)
     if geometry.group > 1 or geometry.dilations != (1, 1) or not 2 <= taps <= LARGEST_REACH:
         return False
-    wide = x86_cells.SIDE * geometry.strides[0] * values.shape[1] >= x86_cells.LANES
-    if not wide or min(contraction.out_shape[1:]) < x86_cells.SIDE + 1 - taps:
+    wide = cells.SIDE * geometry.strides[0] * values.shape[1] >= x86_cells.LANES
+    if not wide or min(contraction.out_shape[1:]) < cells.SIDE + 1 - taps:
         return False
     if rows * -(-columns * values.shape[1] // 2) < x86_cells.FEWEST_WORDS:
         return False
     most = int(np.abs(values.astype(np.int64)).sum(axis=(1, 2, 3)).max()) * LARGEST_BYTE
-    largest = int(np.abs(x86_cells.transformed(values, geometry.strides[0])).max())
+    largest = int(np.abs(cells.transformed(values, geometry.strides[0])).max())
     fitting: bool = most <= x86_cells.LARGEST_SUM and largest <= x86_cells.LARGEST_TAP
     return fitting

@@ -6,27 +6,42 @@ import re
 
 import numpy as np
 import pytest
-from compiling import check_equal, compile_plan, missing
-from lqcompile.schedules.x86_cells import POINTS, SIDE, DotCells, transformed, weight_map
-from lqcompile.schedules.x86_dot8 import DotRows
+from compiling import check_equal, compile_plan, unavailable
+from lqcompile.schedules.cells import POINTS, SIDE, transformed, weight_map
+from lqcompile.schedules.x86_amx import DotTiles
+from lqcompile.schedules.x86_cells import DotCells
+from lqcompile.schedules.x86_dot8 import DotRows, DotVnni
 from plans import PlanBuilder, random_affine, random_int8, random_quantizer, random_uniform
 
 from lqcompile.graph.plan import Clamp, Geometry, MaxPool, Plan
 from lqcompile.graph.specs import Int8Weights, UniformQuantizer
 from lqcompile.lowering.lower import lower
-from lqcompile.target import find
+from lqcompile.target import Target, find
 
 TARGET = find("x86-avx2")
-
-needs_avx2 = pytest.mark.skipif(bool(missing(TARGET)), reason=f"this machine lacks {missing(TARGET)}")
 
 LAYERS = (((7, 2), (5, 2), (11, 4)), ((8, 4), (6, 2), (9, 3)))
 """(Taps, stride) of the rows and columns: 4, 3, 3 cells of taps; 2, 3, 3."""
 
+SAVING = (((11, 4), (9, 3), (12, 4)), ((11, 4), (10, 4), (9, 3)))
+"""Those that save so many products that they pay with VNNI."""
 
-def loops(plan: Plan) -> list[str]:
+
+def on(*names: str) -> pytest.MarkDecorator:
+    """Runs a test for some targets, where the machine or an emulated one has what they need."""
+    lacking = {name: unavailable(find(name)) for name in names}
+    return pytest.mark.parametrize(
+        "name",
+        [
+            pytest.param(name, marks=[pytest.mark.skipif(bool(lacks), reason=f"this machine lacks {lacks}")])
+            for name, lacks in lacking.items()
+        ],
+    )
+
+
+def loops(plan: Plan, target: Target = TARGET) -> list[str]:
     """The inner loops of a plan's contractions."""
-    return [step.loop for step in lower(plan, TARGET).steps if step.loop]
+    return [step.loop for step in lower(plan, target).steps if step.loop]
 
 
 def one_layer(values: np.ndarray, image: tuple[int, int], geometry: Geometry, quantizer: UniformQuantizer) -> Plan:
@@ -63,17 +78,18 @@ def test_transformed_weights_are_those_of_the_definition() -> None:
     assert np.array_equal(transformed(values, 2), expected.reshape(36, 8, 3))
 
 
-@needs_avx2
+@on("x86-avx2", "x86-avx512", "x86-avx-vnni", "x86-avx512-vnni")
 @pytest.mark.parametrize("seed", range(2))
-def test_cells_equal_the_reference(seed: int) -> None:
+def test_cells_equal_the_reference(seed: int, name: str) -> None:
     """Odd sizes and paddings, channels that fill no vector, codes and values, pooling that overlaps."""
     rng = np.random.default_rng([3, seed])
     channels = (3, 2)[seed]
-    builder = PlanBuilder(rng, (channels, int(rng.integers(22, 40)), int(rng.integers(22, 40))))
+    layers, smallest = (SAVING, 32) if "vnni" in name else (LAYERS, 22)
+    builder = PlanBuilder(rng, (channels, *(int(size) for size in rng.integers(smallest, smallest + 18, 2))))
     codes = builder.quantized_input(random_uniform(rng, ("uint8", "int8")[seed]))
     pool = MaxPool(kernel=(3, 3), strides=(2, 2), pads=(1, 1, 1, 1))
     ends = []
-    for index, (size, stride) in enumerate(LAYERS[seed]):
+    for index, (size, stride) in enumerate(layers[seed]):
         outputs = int(rng.integers(3, 40))
         pads = tuple(int(pad) for pad in rng.integers(0, size // 2 + 1, 4))
         weights = random_int8(rng, (outputs, channels, size, size))
@@ -83,27 +99,29 @@ def test_cells_equal_the_reference(seed: int) -> None:
         geometry = Geometry(kernel=(size, size), strides=(stride, stride), pads=pads)
         ends += builder.contract(codes, weights, geometry, stages, tail)
     plan = builder.finish(*ends)
-    compiled = compile_plan(plan, TARGET)
+    compiled = compile_plan(plan, find(name))
     assert [step.loop for step in compiled.program.steps if step.loop] == [DotCells.__name__] * 3
     check_equal(plan, compiled.load(), rng.normal(size=(2, *plan.inputs[0].shape)).astype(np.float32))
 
 
-@needs_avx2
-def test_the_largest_sums_come_back() -> None:
+@on("x86-avx2", "x86-avx512-vnni")
+def test_the_largest_sums_come_back(name: str) -> None:
     """576 Y passes 32 bits and wraps around; transformed weights and codes reach the ends of 16 bits."""
     rng = np.random.default_rng(4)
-    values = np.full((8, 3, 7, 7), 127)
+    size, stride = (11, 4) if "vnni" in name else (7, 2)
+    taps, image = (3, size, size), (30, 31)
+    values = np.full((8, *taps), 127)
     values[1] = -127
-    values[2:4] = rng.choice([-127, 127], (2, 3, 7, 7))
+    values[2:4] = rng.choice([-127, 127], (2, *taps))
     for row, sign in enumerate((-1, 1)):  # what the points -1 and 1 meet
-        values[4 + row] = 127 * np.fromfunction(lambda c, y, x, sign=sign: sign ** (y // 2 + x // 2), (3, 7, 7))
-    plan = one_layer(values, (24, 25), Geometry(kernel=(7, 7), strides=(2, 2)), codes_from_zero())
-    x = rng.choice([0.0, 255.0], size=(3, 3, 24, 25)).astype(np.float32)
+        values[4 + row] = 127 * np.fromfunction(lambda c, y, x, sign=sign: sign ** (y // stride + x // stride), taps)
+    plan = one_layer(values, image, Geometry(kernel=(size, size), strides=(stride, stride)), codes_from_zero())
+    x = rng.choice([0.0, 255.0], size=(3, 3, *image)).astype(np.float32)
     x[1] = 255.0
-    x[2] = 255.0 * (np.indices((24, 25)).sum(axis=0) // 2 % 2)
-    assert 576 * 147 * 127 * 255 > 1 << 31
-    assert loops(plan) == [DotCells.__name__]
-    check_equal(plan, compile_plan(plan, TARGET).load(), x)
+    x[2] = 255.0 * (np.indices(image).sum(axis=0) // stride % 2)
+    assert 576 * np.prod(taps) * 127 * 255 > 1 << 31
+    assert loops(plan, find(name)) == [DotCells.__name__]
+    check_equal(plan, compile_plan(plan, find(name)).load(), x)
 
 
 def test_other_layers_read_rows_of_taps() -> None:
@@ -123,13 +141,39 @@ def test_other_layers_read_rows_of_taps() -> None:
     assert found == [[DotCells.__name__], *([DotRows.__name__],) * 6]
 
 
-def test_the_inner_loop_multiplies_words_in_registers() -> None:
-    """Six words of four tiles by two vectors: 48 VPMADDWD, one broadcast for two, and sums that stay where they are."""
+@pytest.mark.parametrize(
+    ("name", "family"),
+    [("x86-avx512", DotCells), ("x86-avx512-vnni", DotVnni), ("x86-avx-vnni", DotVnni), ("x86-amx", DotTiles)],
+)
+def test_bytes_multiply_where_they_take_few_products(name: str, family: type) -> None:
+    """With VNNI 11x11 taps at stride 4 pay, 7x7 at 2 do not, nor both of one image; AMX multiplies bytes faster."""
+    rng = np.random.default_rng(8)
+    builder = PlanBuilder(rng, (3, 40, 40))
+    images = [builder.quantized_input(codes_from_zero()) for _ in range(3)]
+    ends = []
+    for image, (size, stride) in zip((*images, images[2]), ((11, 4), (7, 2), (11, 4), (7, 2)), strict=True):
+        geometry = Geometry(kernel=(size, size), strides=(stride, stride))
+        ends += builder.contract(image, random_int8(rng, (32, 3, size, size)), geometry)
+    alone = DotCells if family is DotVnni else family
+    assert loops(builder.finish(*ends), find(name)) == [kind.__name__ for kind in (alone, family, family, family)]
+
+
+@pytest.mark.parametrize(
+    ("name", "counts"),
+    [
+        ("x86-avx2", {"vpmaddwd": 64, "vpbroadcastd": 32, "vpaddd": 64}),
+        ("x86-avx512", {"vpmaddwd": 64, "vpbroadcastd": 32, "vpaddd": 64}),
+        ("x86-avx512-vnni", {"vpdpwssd": 80, "vpbroadcastd": 40, "vpaddd": 0}),
+    ],
+)
+def test_the_inner_loop_multiplies_words_in_registers(name: str, counts: dict[str, int]) -> None:
+    """Eight words of four or five tiles by two vectors: one broadcast for two, and sums that stay where they are."""
     rng = np.random.default_rng(7)
-    values = rng.integers(-127, 128, (32, 3, 7, 7))
-    plan = one_layer(values, (40, 40), Geometry(kernel=(7, 7), strides=(2, 2)), codes_from_zero())
-    text = compile_plan(plan, TARGET).assembly()
-    bodies = [body.splitlines() for body in re.split(r"^\.L\w+:", text, flags=re.MULTILINE)]
-    body = max(bodies, key=lambda lines: (sum("\tvpmaddwd\t" in line for line in lines), -len(lines)))
-    counts = {name: sum(f"\t{name}\t" in line for line in body) for name in ("vpmaddwd", "vpbroadcastd", "vpaddd")}
-    assert counts == {"vpmaddwd": 48, "vpbroadcastd": 24, "vpaddd": 40}
+    values = rng.integers(-127, 128, (32, 3, 11, 11))
+    plan = one_layer(values, (60, 60), Geometry(kernel=(11, 11), strides=(4, 4)), codes_from_zero())
+    text = compile_plan(plan, find(name)).assembly()
+    bodies = [body.splitlines() for body in re.split(r"^\.LBB\w+:", text, flags=re.MULTILINE)]
+    main = next(iter(counts))
+    body = max(bodies, key=lambda lines: (sum(f"\t{main}\t" in line for line in lines), -len(lines)))
+    assert counts == {name: sum(f"\t{name}\t" in line for line in body) for name in counts}
+    assert not [line for line in body if "%rsp" in line and "mm" in line]
