@@ -4,8 +4,9 @@
 
 Three tables, with all data in the first-level cache. How far llvm-mca is off where this can be told: loops of
 benchmarks/ports.py on Zen 3, to hold against what that measures. Innermost loops of compiled layers on the processor of
-their target, in multiply-accumulates per cycle (of plane pairs, for popcount). For AMX, of which LLVM has no model, the
-groups of tiles of each layer of ResNet-18 and what the compiler's own estimate of them is (schedules/x86_amx_tile.py).
+their target, in multiply-accumulates per cycle (of plane pairs, for popcount and lut). For AMX, of which LLVM has no
+model, the groups of tiles of each layer of ResNet-18 and what the compiler's own estimate of them is
+(schedules/x86_amx_tile.py).
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from lqcompile.lowering.layers import _Lowering
 from lqcompile.lowering.lower import contraction_layers, lower
 from lqcompile.target import find as find_target
 
-MACS = {"popcount": {"vpopcnt": 512}, "dot8": {"vpdpbusd": 64, "vpmaddubsw": 64}}
+MACS = {"popcount": {"vpopcnt": 512}, "lut": {"vpshufb": 512}, "dot8": {"vpdpbusd": 64, "vpmaddubsw": 64}}
 """Instruction to the multiply-accumulates of one on 64 bytes; on 32 it is half."""
 
 KERNELS = (
@@ -37,6 +38,8 @@ KERNELS = (
     ("x86-avx512-vpopcntdq", "icelake-server", "dot8", (2, 2), 2),
     ("x86-avx512-vnni", "cascadelake", "dot8", (2, 2), 2),
     ("x86-avx512", "skylake-avx512", "dot8", (2, 2), 2),
+    ("x86-avx512", "skylake-avx512", "lut", (1, 1), 1),
+    ("x86-avx512", "skylake-avx512", "lut", (1, 2), 1),
     ("x86-avx-vnni", "alderlake", "dot8", (2, 2), 2),
 )
 """Target, processor of LLVM's, family, bits, and layer of ResNet-18: one that runs on no transformed tiles for dot8."""

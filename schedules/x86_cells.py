@@ -38,7 +38,7 @@ FEWEST_WORDS = 30
 
 FEWEST_SAVED = 40
 """Products that an output must save over VPDPBUSD (`saved_products`). The maps of 7x7 taps at stride 2 with 64 channels
-take about 32 instructions for a vector of them, and save 25; those of 11x11 at 4 with 96 take 36 and save 67."""
+take 24 instructions for 16 of them, and save 25; those of 11x11 at 4 with 96 take 20 and save 67."""
 
 LANES = 16
 """Of a vector of 16 bits."""
