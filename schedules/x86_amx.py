@@ -114,6 +114,6 @@ def _weight_tiles(words: npt.NDArray[Any], shape: ConvShape, group: TileGroup) -
         part = data[..., start : start + segments.depth].copy()
         part[..., : index * TILE_BYTES - start] = 0  # what the part before it has already
         parts.append(part)
-    steps = np.stack(parts, axis=3).reshape(-1, group.blocks, CHANNELS, planes, segments.steps, segments.depth)
+    steps = np.stack(parts, axis=2).reshape(-1, group.blocks, CHANNELS, planes, segments.steps, segments.depth)
     split = steps.reshape(*steps.shape[:-1], -1, 4)
     return np.ascontiguousarray(split.transpose(0, 4, 3, 1, 5, 2, 6))

@@ -121,7 +121,7 @@ class PackedTiles:
                     value = T.bind(T.Select(mask, value + added[k], value))
                 T.buffer_store(into, value, [T.ramp(tile + line * LINE_BYTES, 1, LINE_BYTES)])
             if repeated:
-                with T.If(step % segments.parts == segments.parts - 1), T.Then():
+                with T.If(segments.place(step)[2] == segments.parts - 1), T.Then():
                     for line in range(repeated):
                         zeros = T.broadcast(T.int8(0), LINE_BYTES)
                         T.buffer_store(into, zeros, [T.ramp(tile + line * LINE_BYTES, 1, LINE_BYTES)])

@@ -149,8 +149,7 @@ class TileContraction(NestBuilder):
         shape, segments = self.shape, self.segments
         tiles, columns = block.tiles, block.columns
         _, row, column = self._origin(index)
-        segment, part = T.bind(step // segments.parts), T.bind(step % segments.parts)
-        tap_row, tap_column = segment // segments.per_row, segment % segments.per_row
+        tap_row, tap_column, part = segments.place(step)
         offset = tap_row * shape.dilations[0] * shape.source.padded_width + tap_column * shape.dilations[1]
         start = T.min(part * TILE_BYTES, segments.starts[-1]) if segments.parts > 1 else 0
         pixel = shape.source.padded_channels

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
+from typing import Any
 
 from .formats import round_up
 from .problem import ConvShape, SumRule, Tile
@@ -52,9 +53,10 @@ class Segments:
     """Input bytes of one output position, in the pieces that lie together, each cut into parts of at most 64 bytes.
 
     The last part of a segment ends where the segment ends: it overlaps the one before it, with zero weights there.
+    Steps take the same part of all segments in turn: they read much the same input, one tap after the other.
 
     Args:
-        count: segments: kernel rows, or single taps where columns are dilated.
+        count: segments: kernel rows, or single taps where columns are dilated or a tap has whole parts.
         per_row: segments of one kernel row.
         bytes: of a segment.
     """
@@ -67,7 +69,8 @@ class Segments:
     def of(cls, shape: ConvShape) -> Segments:
         """Those of a contraction."""
         rows, columns = shape.kernel
-        per_row = 1 if shape.dilations[1] == 1 else columns
+        together = shape.dilations[1] == 1 and shape.source.padded_channels % TILE_BYTES
+        per_row = 1 if together else columns
         return cls(count=rows * per_row, per_row=per_row, bytes=columns // per_row * shape.source.padded_channels)
 
     @property
@@ -89,6 +92,10 @@ class Segments:
     def steps(self) -> int:
         """Parts of all segments."""
         return self.count * self.parts
+
+    def place(self, step: Any) -> tuple[Any, Any, Any]:
+        """Tap row, tap column (of the first tap) and part of a step (a number or an expression)."""
+        return step % self.count // self.per_row, step % self.count % self.per_row, step // self.count
 
     @property
     def lines(self) -> int:

@@ -100,9 +100,9 @@ def test_parts_of_segments_multiply_every_input_once(seed: int) -> None:
     tiled = packed.reshape(-1, segments.steps, group.blocks, segments.depth // 4, CHANNELS, 4).astype(np.int64)
     flat, total = image.ravel().astype(np.int64), np.zeros((len(tiled), group.blocks, CHANNELS), np.int64)
     for step in range(segments.steps):
-        row, column = divmod(step // segments.parts, segments.per_row)
+        row, column, number = segments.place(step)
         pixel = row * shape.dilations[0] * form.padded_width + column * shape.dilations[1]
-        start = pixel * form.padded_channels + segments.starts[step % segments.parts]
+        start = pixel * form.padded_channels + segments.starts[number]
         part = flat[start : start + segments.depth].reshape(-1, 4)
         total += np.einsum("gbkci,ki->gbc", tiled[:, step], part)
     taps = image[:: shape.dilations[0], :: shape.dilations[1]][:rows, :columns, : form.channels].astype(np.int64)
