@@ -41,6 +41,8 @@ def snap_basis(basis: npt.ArrayLike, limit: int, *, nonnegative: bool = False) -
 
     For every total from 1 to `limit` the row is scaled to that total and rounded; the scale is then the least-squares
     one, rounded to 16 significant bits. The candidate of smallest squared error wins, the smaller total on a tie.
+    Errors no larger than what rounding a scale makes count as equal: small integers let kernels add up more products,
+    and a basis of one bit is 1.
 
     Args:
         basis: float[C, K], finite.
@@ -76,6 +78,7 @@ def snap_basis(basis: npt.ArrayLike, limit: int, *, nonnegative: bool = False) -
     scales = (rows[:, None, :] * candidates).sum(axis=2) / np.where(squared > 0, squared, 1.0)
     scales = round_to_significant_bits(scales)
     errors = ((rows[:, None, :] - scales[:, :, None] * candidates) ** 2).sum(axis=2)
+    errors = np.maximum(errors, (rows**2).sum(axis=1, keepdims=True) * 4.0**-SCALE_BITS)
     errors[(np.abs(candidates).sum(axis=2) > limit) | (squared == 0)] = np.inf
 
     row_index = np.arange(len(rows))

@@ -56,6 +56,19 @@ def test_integers_times_a_scale_are_found_again():
     assert np.allclose(snapped.integers * snapped.scale[:, None], integers * np.array([[0.25], [1.5]]), atol=0)
 
 
+@pytest.mark.parametrize("limit", [1, 31, 127])
+def test_one_bit_is_one(limit):
+    basis = np.random.default_rng(limit).uniform(1e-3, 9, (200, 1))
+    snapped = snap_basis(basis, limit)
+    assert (snapped.integers == 1).all()
+    np.testing.assert_allclose(snapped.scale, basis[:, 0], rtol=2.0**-SCALE_BITS)
+
+
+def test_the_smallest_integers_of_a_ratio_are_found():
+    scale = np.random.default_rng(3).uniform(0.1, 2, (50, 1))
+    assert (snap_basis(scale * [[3, 6]], 127).integers == [1, 2]).all()
+
+
 def test_zero_rows_and_negative_entries():
     snapped = snap_basis([[0.0, 0.0], [-1.0, 2.0]], 255, nonnegative=True)
     assert snapped.integers[0].tolist() == [0, 0] and snapped.scale[0] == 1
