@@ -13,7 +13,7 @@ from typing import Any
 
 from tvm.script.ir_builder import tirx as T
 
-from .isa import Expr, registers, zero
+from .isa import Expr, registers, stack_buffer, zero
 from .problem import Problem, Tile, workspace_size
 from .row_tiles import RowTileBuilder
 from .x86_lut_pass import ROWS, Pass, repeat
@@ -150,7 +150,7 @@ class PairLookupBuilder(RowTileBuilder):
         tiles = self.rows * across
         channels = self.family.channels
         size = self.pairs * self.pixels * self.tile.blocks * channels
-        elements = registers(tiles * size, self.family.total)
+        elements = stack_buffer(tiles * size, self.family.total)
 
         def place(number: Expr) -> tuple[Expr, Expr]:
             column = T.bind(T.min(number % across * pixels, columns - pixels))
@@ -169,7 +169,7 @@ class PairLookupBuilder(RowTileBuilder):
     def accumulate(self, block: Expr, bases: Sequence[Expr]) -> Any:
         """Sums of a tile as single elements, in passes of as many pixels as registers allow."""
         count = self.pairs * self.pixels * self.tile.blocks
-        elements = registers(count * self.family.channels, self.family.total)
+        elements = stack_buffer(count * self.family.channels, self.family.total)
         for part in self._passes(block, bases, elements):
             part.store_all()
         return elements
