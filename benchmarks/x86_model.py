@@ -15,7 +15,15 @@ import sys
 from collections.abc import Sequence
 
 from lqcompile.schedules import x86
-from lqcompile.schedules.x86_amx_tile import Segments, best_group, contraction_cycles
+from lqcompile.schedules.x86_amx_tile import (
+    EXPAND_CYCLES,
+    L3_RATE,
+    LINE_BYTES,
+    TILE_ROWS,
+    Segments,
+    best_group,
+    contraction_cycles,
+)
 from port_model.kernels import LAYER, NETWORKS, layer_plan
 from port_model.llvm_mca import X86_64, ModelError, analyse, find, version
 from port_model.loops import functions
@@ -92,24 +100,55 @@ def transformed_row(tool: str, target: str, core: str, direct: float, layer: int
     return [target, core, shape.name, f"{rate:.0f}", f"{rate / direct:.2f}"]
 
 
-def tile_rows() -> list[list[str]]:
-    """The table of AMX, and the sum over the network."""
+TILE_HEAD = (
+    "layer on AMX",
+    "times",
+    "tiles of a group",
+    "steps",
+    "products",
+    "bytes from L3",
+    "planes from L3",
+    "making bytes",
+    "weights",
+    "cycles",
+    "in bytes",
+    "of 1024 per cycle",
+)
+
+
+def tile_rows(weight_bits: int = 2) -> list[list[str]]:
+    """The table of AMX, in cycles, and the sum over the network; with all weights in bytes, too, for comparison."""
     target, rows, total, byte_total = find_target("x86-amx"), [], 0.0, 0.0
     for shape in NETWORKS["ResNet-18"]:
-        layer = contraction_layers(layer_plan(shape, (2, 2)), target)[LAYER]
+        layer = contraction_layers(layer_plan(shape, (weight_bits, 2)), target)[LAYER]
         lowering = _Lowering(layer, target, x86, LAYER)
-        contraction, rule = lowering.shape, lowering.rule
-        planes = lowering.family.weight_planes
-        group = best_group(contraction, rule, planes=planes)
+        contraction, rule, planes = lowering.shape, lowering.rule, lowering.family.weight_planes
+        group, segments = best_group(contraction, rule, planes=planes), Segments.of(contraction)
         cycles = contraction_cycles(contraction, rule, group, planes)
         in_bytes = contraction_cycles(contraction, rule, best_group(contraction, rule))
         total, byte_total = total + shape.count * cycles, byte_total + shape.count * in_bytes
-        tiles = f"{group.down}x{group.across}x{group.blocks} of {group.rows} rows"
-        share = f"{100 * shape.macs / 1024 / cycles:.0f} %"
-        read = f"{planes} planes" if planes else "bytes"
-        steps = str(Segments.of(contraction).steps)
-        rows.append([shape.name, str(shape.count), tiles, steps, read, f"{cycles:.0f}", f"{in_bytes:.0f}", share])
-    return [*rows, ["all", "", "", "", "", f"{total:.0f}", f"{byte_total:.0f}", ""]]
+        lines = contraction.blocks * segments.steps * segments.lines
+        across, down = group.steps(contraction)
+        products = contraction.blocks * across * down * group.down * group.across * segments.steps
+        far = lines * LINE_BYTES / L3_RATE
+        low = "" if shape.edge else f"{far * weight_bits / 8:.0f}"
+        rows.append(
+            [
+                shape.name,
+                str(shape.count),
+                f"{group.down}x{group.across}x{group.blocks} of {group.rows} rows",
+                str(segments.steps),
+                f"{products * (group.rows + TILE_ROWS) / 2:.0f}",
+                f"{far:.0f}",
+                low,
+                low and f"{lines * weight_bits * EXPAND_CYCLES:.0f}",
+                f"{planes} planes" if planes else "bytes",
+                f"{cycles:.0f}",
+                f"{in_bytes:.0f}",
+                f"{100 * shape.macs / 1024 / cycles:.0f} %",
+            ]
+        )
+    return [*rows, ["all", *[""] * 8, f"{total:.0f}", f"{byte_total:.0f}", ""]]
 
 
 def main() -> None:
@@ -137,8 +176,7 @@ def main() -> None:
         print("\n" + table(head, tiled))
     except ModelError as error:
         sys.exit(str(error))
-    head = ("layer on AMX", "times", "tiles of a group", "steps", "weights", "cycles", "in bytes", "of 1024 per cycle")
-    print("\n" + table(head, tile_rows()))
+    print("\n" + table(TILE_HEAD, tile_rows()))
 
 
 if __name__ == "__main__":

@@ -33,6 +33,10 @@ GROUP_CYCLES = 32
 EPILOGUE_CYCLES = 8
 """Of one vector of channels, on two vector ports."""
 
+EXPAND_CYCLES = 1.25
+"""Of a line of weights for each of their bit planes, on the same ports: two instructions, for which llvm-mca takes 1.2
+to 1.3 cycles (docs/x86.md)."""
+
 L1_BYTES, L2_BYTES = 24 << 10, 1 << 20
 """Weights that stay there between two uses (half of what a core of Sapphire Rapids has)."""
 
@@ -190,14 +194,15 @@ def group_cycles(shape: ConvShape, rule: SumRule, tile: TileGroup, planes: int =
         loads = len(block.tiles) * tile.rows / 2
         near = loads + lines * LINE_BYTES / rate
         if planes:
-            # A mask is a load beside that of the line, and each two of the four instructions of two vector ports.
-            slowest = max(loads + lines * (1 + planes) / 2, lines * planes + vectors * EPILOGUE_CYCLES / segments.steps)
+            # Masks are loads beside that of the line; what makes bytes shares its ports with the epilogue.
+            making = lines * planes * EXPAND_CYCLES
+            slowest = max(loads + lines * (1 + planes) / 2, making + vectors * EPILOGUE_CYCLES / segments.steps)
             beside = max(slowest, lines * line / L3_RATE) if far else slowest
         else:
             beside = loads + lines * line / L3_RATE if far else near
         first += segments.steps * _step_cycles(products, beside)
         again += segments.steps * _step_cycles(products, near)
-        expanding += segments.steps * lines * planes
+        expanding += segments.steps * lines * planes * EXPAND_CYCLES
     epilogue = float(vectors * EPILOGUE_CYCLES)
     columns, rows = tile.steps(shape)
     groups = columns * rows
