@@ -30,9 +30,10 @@ gpu-session: $(FULL)/.ready ## tests and all measurements on the GPU of this mac
 	@PYTHON=$(FULL)/bin/python bash benchmarks/gpu_session.sh
 
 test-x86-emulated: $(FULL)/.ready pc ## all kernels for x86 processors that this one is not, on an emulated PC (docs/x86.md)
-	LQCOMPILE_TEST_PC=1 $(FULL)/bin/python -m pytest -n 2 --dist worksteal -q -k "emulated_pc or x86 or bit_planes_equal" \
-	  tests/test_emulated_pc.py tests/schedules/test_operators.py tests/schedules/test_winograd.py \
-	  tests/schedules/test_lut_pairs.py tests/schedules/test_cells.py tests/schedules/test_amx.py
+	LQCOMPILE_TEST_PC=1 $(FULL)/bin/python -m pytest -n 2 --dist worksteal -q -k "emulated or x86 or bit_planes_equal" \
+	  tests/test_emulated_pc.py tests/test_emulated_networks.py tests/schedules/test_operators.py \
+	  tests/schedules/test_winograd.py tests/schedules/test_lut_pairs.py tests/schedules/test_cells.py \
+	  tests/schedules/test_amx.py
 
 bench: $(FULL)/.ready system ## speed claims of the README; LQCOMPILE_BENCH_LONG=1 adds what takes hours
 	@bash scripts/bench.sh $(FULL)/bin/python
