@@ -10,9 +10,18 @@ TARGET = Target(
     description="x86-64 with AMX-INT8 and AVX-512 VPOPCNTDQ (Sapphire Rapids and later, Linux from 5.16)",
     machine="x86_64",
     schedule="x86",
+    # As for x86-avx512-vpopcntdq.
     llvm={
         "mcpu": "cascadelake",
-        "mattr": ["+avx512vpopcntdq", "+avx512bitalg", "+avx512vbmi", "+amx-tile", "+amx-int8"],
+        "mattr": [
+            "+avx512vpopcntdq",
+            "+avx512bitalg",
+            "+avx512vbmi",
+            "+prefer-no-gather",
+            "+fast-dpwssd",
+            "+amx-tile",
+            "+amx-int8",
+        ],
     },
     features=(
         "avx2",
