@@ -1,6 +1,7 @@
 """Choosing kernels by measurement on a board, over loopback."""
 
 import json
+from dataclasses import replace
 
 import loopback
 import numpy as np
@@ -67,6 +68,9 @@ def test_a_board_computes_and_chooses_as_this_machine(tmp_path, seed):
             found, expected = there.run(0, port), here.run(0, port)
             assert found.dtype == expected.dtype and found.any()
             np.testing.assert_array_equal(found, expected)
+        pair = Board(device).open(replace(job, beside=job))
+        assert [len(seconds) for seconds in pair.times([0, 1], 3, beside=[1])] == [3, 3, 3]
+        assert pair.run(0, outputs[0]).any()
     assert {choice.family for choice in choices.values()}
     local = select_kernels(plan, target)
     assert choices.keys() == local.keys()
