@@ -41,6 +41,7 @@ class DotTiles(Words):
 
     Args:
         planes: whether activations are bits.
+        codes: planes of the activations that are multiplied on their own.
         integers: of low-bit weights that are read as bit planes, [O][planes]; empty where they are bytes.
     """
 
@@ -50,11 +51,12 @@ class DotTiles(Words):
     cycles: float = 0.0625
     table_size: int = 64
     planes: bool = False
+    codes: int = 1
     integers: tuple[tuple[int, ...], ...] = ()
 
     @property
     def weight_planes(self) -> int:
-        """Planes of weights that are read as such, 0 for bytes."""
+        """Planes that bytes of weights are made of, 0 where they are read."""
         return len(self.integers[0]) if self.integers else 0
 
     def packed(self, shape: ConvShape, group: TileGroup) -> PackedTiles | None:
@@ -62,8 +64,16 @@ class DotTiles(Words):
         if not self.integers:
             return None
         return PackedTiles(
-            planes=self.weight_planes, vectors=shape.blocks, blocks=group.blocks, segments=Segments.of(shape)
+            planes=self.weight_planes,
+            factors=shape.weight_planes,
+            vectors=shape.blocks,
+            blocks=group.blocks,
+            segments=Segments.of(shape),
         )
+
+    def for_codes(self, planes: int, integers: tuple[int, ...], ones: int) -> DotTiles:  # noqa: ARG002
+        """The family for codes of `planes` planes."""
+        return replace(self, codes=planes)
 
     def for_weights(self, integers: npt.NDArray[np.int64]) -> DotTiles:
         """The family for weights that are their channels' `integers` (int64[O, planes]), each added or subtracted."""
@@ -71,7 +81,11 @@ class DotTiles(Words):
 
     def proven(self, words: npt.NDArray[Any], shape: ConvShape) -> DotTiles:  # noqa: ARG002
         """The family with weights as bytes, unless reading bit planes is estimated to be faster."""
-        if self.integers and planes_fit(shape) and planes_pay(shape, SumRule(), self.weight_planes):
+        if (
+            self.integers
+            and planes_fit(shape)
+            and planes_pay(shape, SumRule(act_planes=self.codes), self.weight_planes)
+        ):
             return self
         return replace(self, integers=(), weight_dtype="int8")
 

@@ -37,16 +37,18 @@ class PackedTiles:
     """Where packed weights lie: vectors of each tile of channels first, then the masks of tiles in the order of use.
 
     uint64[vectors, planes + 1, 8], the bytes ``-(m_0 + m_1 + ..)``, ``2 m_0``, ``2 m_1``, .. of 16 channels, each four
-    times; then uint64[groups of channels, steps, blocks, lines, planes], bit ``4 * channel + byte`` of a mask.
+    times; then uint64[groups of channels, steps, factors, blocks, lines, planes], bit ``4 * channel + byte`` of a mask.
 
     Args:
-        planes: of the weights.
+        planes: of a weight.
+        factors: weights of each input that are multiplied on their own.
         vectors: tiles of output channels.
         blocks: tiles of channels of a group.
         segments: input bytes of an output position.
     """
 
     planes: int
+    factors: int
     vectors: int
     blocks: int
     segments: Segments
@@ -64,14 +66,19 @@ class PackedTiles:
     @property
     def size(self) -> int:
         """Words."""
-        return self.head + self.vectors * self.segments.steps * self.tile
+        return self.head + self.vectors * self.segments.steps * self.factors * self.tile
+
+    @property
+    def columns(self) -> int:
+        """Tiles of weights of a step."""
+        return self.factors * self.blocks
 
     def pack(self, tiles: npt.NDArray[np.int8], integers: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
         """Packs weights.
 
         Args:
-            tiles: int8[groups of channels, steps, 1, blocks, lines, 16, 4]; lines that are zero in all channels become
-                any weights (`expand` knows which they are).
+            tiles: int8[groups of channels, steps, factors, blocks, lines, 16, 4]; lines that are zero in all channels
+                become any weights (`expand` knows which they are).
             integers: int64[O, planes], of the channels that there are.
 
         Returns:
@@ -102,53 +109,54 @@ class PackedTiles:
             group: of channels.
             step: of the group.
             into: int8 buffer.
-            at: where the tiles go, [blocks, lines, 16 channels, 4].
+            at: where the tiles go, [factors, blocks, lines, 16 channels, 4].
         """
         segments, planes = self.segments, self.planes
-        tiles = T.bind((group * segments.steps + step) * self.blocks)
-        repeated = segments.repeated_lines
-        for n in range(self.blocks):
-            vector = (group * self.blocks + n) * (planes + 1)
+        first = T.bind((group * segments.steps + step) * self.columns)
+        with T.serial(0, self.columns) as column:
+            vector = T.bind((group * self.blocks + column % self.blocks) * (planes + 1))
             base, *added = (T.bind(_bytes(weights, (vector + k) * VECTOR_WORDS)) for k in range(planes + 1))
-            masks = T.bind(self.head + (tiles + n) * self.tile)
+            masks = T.bind(self.head + (first + column) * self.tile)
             for word in range(0, self.tile, VECTOR_WORDS):
-                _prefetch(weights, masks + self.blocks * PREFETCH_STEPS * self.tile + word)
-            tile = at + n * segments.lines * LINE_BYTES
+                _prefetch(weights, masks + self.columns * PREFETCH_STEPS * self.tile + word)
+            tile = T.bind(at + column * segments.lines * LINE_BYTES)
             for line in range(segments.lines):
                 value = base
                 for k in range(planes):
                     mask = T.call_intrin("boolx64", "tirx.reinterpret", weights[masks + line * planes + k])
                     value = T.bind(T.Select(mask, value + added[k], value))
                 T.buffer_store(into, value, [T.ramp(tile + line * LINE_BYTES, 1, LINE_BYTES)])
-            if repeated:
+            if segments.repeated_lines:
                 with T.If(segments.place(step)[2] == segments.parts - 1), T.Then():
-                    for line in range(repeated):
+                    for line in range(segments.repeated_lines):
                         zeros = T.broadcast(T.int8(0), LINE_BYTES)
                         T.buffer_store(into, zeros, [T.ramp(tile + line * LINE_BYTES, 1, LINE_BYTES)])
 
 
 class Slots:
-    """Bytes of the weights of a task, on its stack: of all steps where groups of tiles follow on the same channels.
-
-    Where each group has channels of its own, four steps take turns.
+    """Bytes of the weights of a task, on its stack: of all steps, for what follows on the same channels, or of a few.
 
     Args:
         packed: layout of the weights.
         weights: buffer of packed words.
         groups: of tiles on the same channels.
+        passes: of a group over the input.
         first: group of the task.
         count: groups of the task.
     """
 
-    def __init__(self, packed: PackedTiles, weights: Any, *, groups: int, first: Expr, count: Expr) -> None:
+    def __init__(
+        self, packed: PackedTiles, weights: Any, *, groups: int, passes: int, first: Expr, count: Expr
+    ) -> None:
         self.packed, self.weights, self.groups, self.first, self.count = packed, weights, groups, first, count
-        self.steps = packed.segments.steps
-        self.size = packed.blocks * packed.segments.lines * LINE_BYTES
-        self.buffer, self.aligned = line_buffer((self.steps if groups > 1 else FEWEST_STEPS) * self.size, "int8")
+        self.passes, self.steps = passes, packed.segments.steps
+        self.size = packed.columns * packed.segments.lines * LINE_BYTES
+        self.all = groups * passes > 1
+        self.buffer, self.aligned = line_buffer((self.steps if self.all else FEWEST_STEPS) * self.size, "int8")
 
     def at(self, turn: Expr, step: Expr) -> Expr:
         """Where the bytes of a step of the group number `turn` of the task start."""
-        slot = step if self.groups > 1 else (turn * self.steps + step) % FEWEST_STEPS
+        slot = step if self.all else (turn * self.steps + step) % FEWEST_STEPS
         return T.bind(self.aligned + slot * self.size)
 
     def start(self) -> None:
@@ -156,15 +164,24 @@ class Slots:
         with T.serial(0, AHEAD) as step:
             self._expand(T.int32(0), step)
 
-    def ahead(self, turn: Expr, step: Expr) -> None:
-        """Makes bytes of the weights that are used some steps later, where no group of the task has done so."""
+    def ahead(self, turn: Expr, order: int, step: Expr) -> None:
+        """Makes bytes of the weights that are used some steps later, where no group of the task has done so.
+
+        The first pass makes those of its own group, the last one those that the next group starts with.
+        """
         later = T.bind(step + AHEAD)
-        turn = T.bind(T.if_then_else(later < self.steps, turn, turn + 1))
-        fresh = turn < self.count
+        here = later < self.steps
+        turn = T.bind(T.if_then_else(here, turn, turn + 1))
+        fresh = [turn < self.count]
         if self.groups > 1:
-            fresh = tirx.all(fresh, tirx.any(turn == 0, (self.first + turn) % self.groups == 0))
-        with T.If(fresh), T.Then():
-            self._expand(turn, T.bind(T.if_then_else(later < self.steps, later, later - self.steps)))
+            fresh.append(tirx.any(turn == 0, (self.first + turn) % self.groups == 0))
+        if order > 0:
+            fresh.append(tirx.Not(here))
+        elif self.passes > 1:
+            fresh.append(here)
+        if order in (0, self.passes - 1):
+            with T.If(tirx.all(*fresh)), T.Then():
+                self._expand(turn, T.bind(T.if_then_else(here, later, later - self.steps)))
 
     def _expand(self, turn: Expr, step: Expr) -> None:
         channels = T.bind((self.first + turn) // self.groups)

@@ -97,7 +97,8 @@ class TileContraction(NestBuilder):
         self.sums, self.aligned = line_buffer(size, "int32")
         slots = None
         if self.packed:
-            slots = Slots(self.packed, self.weights, groups=self.groups, first=first, count=count)
+            passes = len(self.passes)
+            slots = Slots(self.packed, self.weights, groups=self.groups, passes=passes, first=first, count=count)
             slots.start()
         rows, columns = self.group.stride(self.shape)
         positions = rows * columns
@@ -110,7 +111,7 @@ class TileContraction(NestBuilder):
                         T.evaluate(_tile("tilezero", T.int8(register)))
                 with T.serial(0, self.segments.steps) as step:
                     if slots:
-                        slots.ahead(index, step)
+                        slots.ahead(index, order, step)
                     with T.If(index < count), T.Then():
                         buffer, at = (slots.buffer, slots.at(index, step)) if slots else self._weights_of(here, step)
                         self._step(here, step, block, buffer, at)

@@ -47,6 +47,9 @@ ALIKE = 16
 """Layers that a network is taken to have of the size of any one: where their weights together leave the second-level
 cache, each layer finds its own in the third at every inference."""
 
+SLAB_BYTES = 1 << 20
+"""Most bytes of weights on the stack of a task: threads have 2 MB of it at least."""
+
 FEWEST_STEPS = 4
 """Steps of a group from which on weights may be bit planes: the bytes of a tile are used two steps after they are made,
 and the next ones take their place after two more."""
@@ -186,26 +189,28 @@ def group_cycles(shape: ConvShape, rule: SumRule, tile: TileGroup, planes: int =
     far = ALIKE * slab * (shape.blocks // tile.blocks) * line / LINE_BYTES > L2_BYTES
     rate = L1_RATE if slab <= L1_BYTES else L2_RATE
     vectors = tile.down * tile.across * tile.rows * tile.blocks
+    columns = tile.blocks * shape.weight_planes
     first, again, expanding = 0.0, 0.0, 0.0
-    for block in blocks_of(tile.down * tile.across * rule.act_planes, tile.blocks * shape.weight_planes):
-        lines = len(block.columns) * segments.lines
+    for order, block in enumerate(blocks_of(tile.down * tile.across * rule.act_planes, columns)):
         # A product with fewer rows takes fewer cycles, but not by as much: no manual says by how much.
         products = len(block.tiles) * len(block.columns) * (tile.rows + TILE_ROWS) / 2
         loads = len(block.tiles) * tile.rows / 2
-        near = loads + lines * LINE_BYTES / rate
-        if planes:
-            # Masks are loads beside that of the line; what makes bytes shares its ports with the epilogue.
+        read = len(block.columns) * segments.lines
+        near = beside = loads + read * LINE_BYTES / rate
+        if planes and not order:
+            # Masks are loads beside those of tiles; what makes bytes shares its ports with the epilogue.
+            lines = columns * segments.lines
             making = lines * planes * EXPAND_CYCLES
-            slowest = max(loads + lines * (1 + planes) / 2, making + vectors * EPILOGUE_CYCLES / segments.steps)
+            expanding = segments.steps * making
+            slowest = max(loads + (read + lines * planes) / 2, making + vectors * EPILOGUE_CYCLES / segments.steps)
             beside = max(slowest, lines * line / L3_RATE) if far else slowest
-        else:
-            beside = loads + lines * line / L3_RATE if far else near
+        elif far and not planes and not block.tiles[0]:
+            beside = loads + read * line / L3_RATE
         first += segments.steps * _step_cycles(products, beside)
         again += segments.steps * _step_cycles(products, near)
-        expanding += segments.steps * lines * planes * EXPAND_CYCLES
     epilogue = float(vectors * EPILOGUE_CYCLES)
-    columns, rows = tile.steps(shape)
-    groups = columns * rows
+    across, down = tile.steps(shape)
+    groups = across * down
     return (max(first, epilogue + expanding) + (groups - 1) * max(again, epilogue)) / groups + GROUP_CYCLES
 
 
@@ -260,11 +265,15 @@ def best_group(shape: ConvShape, rule: SumRule, blocks: int | None = None, plane
 
 
 def planes_fit(shape: ConvShape) -> bool:
-    """Whether weights can be bit planes: enough steps, and no input channels that only fill up a vector.
+    """Whether weights can be bit planes.
 
-    A plane has no zeros, but those channels hold anything.
+    There must be enough steps, not too many bytes to keep whatever the group of tiles, and no input channels that only
+    fill up a vector: a plane has no zeros, but those channels hold anything.
     """
-    return shape.source.channels == shape.source.padded_channels and Segments.of(shape).steps >= FEWEST_STEPS
+    segments = Segments.of(shape)
+    largest = segments.steps * shape.weight_planes * ACCUMULATORS * segments.lines * LINE_BYTES
+    full = shape.source.channels == shape.source.padded_channels
+    return full and segments.steps >= FEWEST_STEPS and largest <= SLAB_BYTES
 
 
 def planes_pay(shape: ConvShape, rule: SumRule, planes: int) -> bool:

@@ -125,6 +125,8 @@ def _planes(sums: Sums, mode: str, family: Any) -> PackedWeights:
     words = _plane_words(sums.family, planes)
     signs = sums.family == "planes"  # which are zero where a group has no weight: no mask is needed
     mask_plane = -1 if signs else planes.mask_plane
+    if signs and sums.operation.geometry.group == 1:
+        family = family.for_weights(np.ones((len(planes.bits), 1), np.int64))
     most = int(planes.bits.sum(axis=(2, 3, 4), dtype=np.int64).max())
     if mode == "integer" and sums.one_pair():
         rule = replace(ONE_SUM, bipolar=not signs, mask_plane=mask_plane)

@@ -272,18 +272,19 @@ def convolution(channels: int, size: int, outputs: int, **changes) -> ConvShape:
 def test_bit_planes_are_the_weights(seed: int) -> None:
     """Sums of the packed vectors where the masks have bits, modulo 256, as the kernel forms them."""
     rng = np.random.default_rng(seed)
-    planes, outputs, groups, blocks = seed % 4 + 1, int(rng.integers(33, 65)), 2, 2
+    planes, factors, groups, blocks = seed % 4 + 1, seed % 3 + 1, 2, 2
+    outputs = int(rng.integers(33, 65))
     shape = convolution(int(rng.choice([16, 32, 48, 96])), 5, outputs)
     segments = Segments.of(shape)
     integers = rng.integers(-127 // planes, 127 // planes + 1, (outputs, planes))
     known = np.pad(integers, [(0, groups * blocks * CHANNELS - outputs), (0, 0)])
-    signs = rng.choice([-1, 1], (groups, segments.steps, 1, blocks, segments.lines, CHANNELS, 4, planes))
+    signs = rng.choice([-1, 1], (groups, segments.steps, factors, blocks, segments.lines, CHANNELS, 4, planes))
     tiled = np.einsum("gspblciq,gbcq->gspblci", signs, known.reshape(groups, blocks, CHANNELS, planes)).astype(np.int8)
-    layout = PackedTiles(planes=planes, vectors=groups * blocks, blocks=blocks, segments=segments)
+    layout = PackedTiles(planes=planes, factors=factors, vectors=groups * blocks, blocks=blocks, segments=segments)
     packed = layout.pack(tiled, integers)
     assert packed.dtype == np.uint64 and packed.shape == (layout.size,)
     vectors = packed[: layout.head].view(np.uint8).reshape(groups, 1, 1, blocks, 1, planes + 1, LINE_BYTES)
-    masks = packed[layout.head :].reshape(groups, segments.steps, 1, blocks, segments.lines, planes)
+    masks = packed[layout.head :].reshape(groups, segments.steps, factors, blocks, segments.lines, planes)
     bits = np.unpackbits(masks[..., None].view(np.uint8), axis=-1, bitorder="little")
     found = vectors[..., 0, :] + (bits * vectors[..., 1:, :]).sum(axis=-2, dtype=np.uint8)
     np.testing.assert_array_equal(found.view(np.int8).reshape(tiled.shape), tiled)
@@ -300,22 +301,24 @@ def test_weights_are_bit_planes_where_the_estimate_says_so() -> None:
     assert [read_as(large, planes) for planes in (1, 2, 3)] == ["uint64"] * 3
     assert read_as(small, 2) == "int8"  # they stay in the second-level cache
     assert read_as(convolution(500, 7, 512), 2) == "int8"  # channels that fill up a vector hold anything
+    assert read_as(convolution(2048, 7, 512), 2) == "int8"  # too much for a stack
     few = replace(large, kernel=(1, 1), source=replace(large.source, channels=(FEWEST_STEPS - 1) * 64))
     assert read_as(few, 1) == "int8"
 
 
-@pytest.mark.parametrize("integer", [True, False])
-def test_grouped_and_8_bit_weights_stay_bytes(integer: bool) -> None:
+@pytest.mark.parametrize("family", ["dot8", "planes", "8 bits"])
+def test_grouped_and_8_bit_weights_stay_bytes(family: str) -> None:
     rng = np.random.default_rng(4)
     builder = PlanBuilder(rng, (512, 7, 7))
-    if integer:
+    if family == "8 bits":
+        image = builder.quantized_input(random_uniform(rng))
+        made = builder.contract(image, random_int8(rng, (64, 512, 3, 3)), Geometry(kernel=(3, 3), pads=(1, 1, 1, 1)))
+    else:
         codes = builder.quantized_input(random_quantizer(rng, 2, integer=True))
         geometry = Geometry(kernel=(3, 3), pads=(1, 1, 1, 1), group=2)
         made = builder.contract(codes, random_low_bit(rng, (64, 256, 3, 3), 2, integer=True), geometry)
-    else:
-        image = builder.quantized_input(random_uniform(rng))
-        made = builder.contract(image, random_int8(rng, (64, 512, 3, 3)), Geometry(kernel=(3, 3), pads=(1, 1, 1, 1)))
-    program = lower(builder.finish(*made), TARGET, families={"region1": "dot8"})
+    forced = {"region1": "dot8" if family == "8 bits" else family}
+    program = lower(builder.finish(*made), TARGET, families=forced)
     (step,) = [step for step in program.steps if step.loop == "DotTiles"]
     assert step.constants[0].dtype == np.int8
 
@@ -325,6 +328,7 @@ PLANES = {
     "groups on the same channels": ((64, 14, 14), 64, 3, Geometry(kernel=(3, 3), pads=(1, 1, 1, 1)), None),
     "repeated lines": ((96, 9, 10), 70, 1, Geometry(kernel=(5, 3), pads=(2, 1, 2, 1)), None),
     "stride": ((128, 9, 9), 33, 4, Geometry(kernel=(3, 2), strides=(2, 2), pads=(1, 1, 0, 1)), None),
+    "plane pairs": ((64, 7, 8), 40, 2, Geometry(kernel=(3, 3), pads=(1, 1, 1, 1)), None),
     "pooled and dilated": ((32, 12, 13), 40, 2, Geometry(kernel=(2, 3), dilations=(1, 2)), (2, 2)),
 }
 """Input, outputs, bits of the weights, geometry, pooling."""
@@ -339,18 +343,19 @@ def test_layers_of_bit_planes_equal_the_reference(kind: str, monkeypatch: pytest
     shape, outputs, bits, geometry, pool = PLANES[kind]
     rng = np.random.default_rng(list(PLANES).index(kind))
     builder = PlanBuilder(rng, shape)
-    codes = builder.quantized_input(random_quantizer(rng, 2, integer=True, offset=True))
-    weights = random_low_bit(rng, (outputs, shape[0], *geometry.kernel), bits, integer=True)
+    integer = kind != "plane pairs"
+    codes = builder.quantized_input(random_quantizer(rng, 2, integer=integer, offset=True))
+    weights = random_low_bit(rng, (outputs, shape[0], *geometry.kernel), bits, integer=integer, offset=not integer)
     stages: list[Stage] = [random_affine(rng, outputs, 0.01)]
     if pool:
         stages.append(MaxPool(kernel=pool, strides=pool, pads=(0, 0, 0, 0)))
-    elif bits == 2:  # joins a value in, in float64
+    elif bits == 2 and integer:  # joins a value in, in float64
         skip = builder.contract(codes, random_low_bit(rng, (outputs, shape[0], 1, 1), 1, integer=True), Geometry())[0]
         stages.append(AddValue(name=skip.name))
     plan = builder.finish(
         *builder.contract(codes, weights, geometry, tuple(stages), ((random_quantizer(rng, 2), False, ()),))
     )
-    compiled = compile_plan(plan, TARGET, {builder.regions[-1].name: "dot8"})
+    compiled = compile_plan(plan, TARGET, {builder.regions[-1].name: "dot8" if integer else "planes"})
     assert compiled.program.steps[-2].constants[0].dtype == np.uint64
     model = compiled.load()
     x = rng.normal(size=(2, *shape)).astype(np.float32)
