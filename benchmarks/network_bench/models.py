@@ -20,12 +20,15 @@ FLOAT = 32
 
 LARGEST = (MAX_WEIGHT_TOTAL, MAX_ACTIVATION_TOTAL)
 
-SNAP_LIMITS = {1: (31, 15), 2: (31, 15), 3: (14, 15)}
-"""By the bits of the weights: what the integers of a basis add up to at most, of weights and of activations.
+SNAP_LIMITS = (14, 15)
+"""What the integers of a basis add up to at most, of weights and of activations, where both have up to three bits.
 
 With activations up to 15, AVX2 adds four look-ups of levels in a byte; with weights up to 14, transformed tiles of 3x3
-convolutions fit bytes (docs/performance.md, AVX2).
+convolutions fit bytes (docs/performance.md).
 """
+
+SNAPPED_BITS = 3
+"""Bits that such small integers are enough for."""
 
 
 def model_file(network: str, weight_bits: int, act_bits: int, image_size: int | None, folder: Path) -> Path:
@@ -51,8 +54,7 @@ def model_file(network: str, weight_bits: int, act_bits: int, image_size: int | 
 
 def _limits(weight_bits: int, act_bits: int) -> tuple[int, int]:
     """What the integers of a basis add up to at most: of weights, of activations."""
-    fits = act_bits <= max(weight_bits, 2) or act_bits == FLOAT
-    return SNAP_LIMITS.get(weight_bits, LARGEST) if fits else LARGEST
+    return SNAP_LIMITS if weight_bits <= SNAPPED_BITS and act_bits in (1, 2, 3, FLOAT) else LARGEST
 
 
 def main(network: str, weight_bits: str, act_bits: str, path: str, image_size: str = "") -> None:
