@@ -1,8 +1,9 @@
 """Weights of AMX as bit planes: packed here, and made bytes of in the first-level cache.
 
 A weight is the sum of its channel's integers, each with the sign that a bit gives: ``-(m_0 + m_1 + ..)``, and ``2 m_k``
-more where bit k is set. A line of a tile, 16 channels by 4 bytes, takes a mask load (KMOVQ) and a masked addition
-(VPADDB) for each plane; sums modulo 256 are bytes again. The vector units do it beside the products of tiles.
+more where bit k is set. A line of a tile, 16 channels by 4 bytes, takes a mask load (KMOVQ) for each plane, a choice of
+two vectors (VPBLENDMB) for the first and a masked addition (VPADDB) for each other; sums modulo 256 are bytes again.
+The vector units do it beside the products of tiles.
 """
 
 from __future__ import annotations
@@ -36,8 +37,9 @@ processor follows such a stream too, but not from one page of 4 kB to the next."
 class PackedTiles:
     """Where packed weights lie: vectors of each tile of channels first, then the masks of tiles in the order of use.
 
-    uint64[vectors, planes + 1, 8], the bytes ``-(m_0 + m_1 + ..)``, ``2 m_0``, ``2 m_1``, .. of 16 channels, each four
-    times; then uint64[groups of channels, steps, factors, blocks, lines, planes], bit ``4 * channel + byte`` of a mask.
+    uint64[vectors, planes + 1, 8], the bytes ``-(m_0 + m_1 + ..)``, ``m_0 - (m_1 + ..)``, ``2 m_1``, .. of 16 channels,
+    each four times; then uint64[groups of channels, steps, factors, blocks, lines, planes], bit ``4 * channel + byte``
+    of a mask.
 
     Args:
         planes: of a weight.
@@ -86,7 +88,8 @@ class PackedTiles:
         """
         known = np.zeros((self.vectors * CHANNELS, self.planes), np.int64)
         known[: len(integers)] = integers
-        steps = np.concatenate([-known.sum(axis=1, keepdims=True), 2 * known], axis=1).astype(np.uint8)
+        least = -known.sum(axis=1, keepdims=True)
+        steps = np.concatenate([least, least + 2 * known[:, :1], 2 * known[:, 1:]], axis=1).astype(np.uint8)
         head = np.repeat(steps.reshape(self.vectors, CHANNELS, -1).transpose(0, 2, 1), 4, axis=2)
         codes = np.arange(1 << self.planes)
         bits = codes[:, None] >> np.arange(self.planes) & 1
@@ -115,16 +118,15 @@ class PackedTiles:
         first = T.bind((group * segments.steps + step) * self.columns)
         with T.serial(0, self.columns) as column:
             vector = T.bind((group * self.blocks + column % self.blocks) * (planes + 1))
-            base, *added = (T.bind(_bytes(weights, (vector + k) * VECTOR_WORDS)) for k in range(planes + 1))
+            least, chosen, *added = (T.bind(_bytes(weights, (vector + k) * VECTOR_WORDS)) for k in range(planes + 1))
             masks = T.bind(self.head + (first + column) * self.tile)
             for word in range(0, self.tile, VECTOR_WORDS):
                 _prefetch(weights, masks + self.columns * PREFETCH_STEPS * self.tile + word)
             tile = T.bind(at + column * segments.lines * LINE_BYTES)
-            for line in range(segments.lines):
-                value = base
-                for k in range(planes):
-                    mask = T.call_intrin("boolx64", "tirx.reinterpret", weights[masks + line * planes + k])
-                    value = T.bind(T.Select(mask, value + added[k], value))
+            with T.serial(0, segments.lines) as line:
+                value = T.bind(T.Select(_mask(weights, masks + line * planes), chosen, least))
+                for k, more in enumerate(added, 1):
+                    value = T.bind(T.Select(_mask(weights, masks + line * planes + k), value + more, value))
                 T.buffer_store(into, value, [T.ramp(tile + line * LINE_BYTES, 1, LINE_BYTES)])
             if segments.repeated_lines:
                 with T.If(segments.place(step)[2] == segments.parts - 1), T.Then():
@@ -198,6 +200,11 @@ def line_buffer(count: int, dtype: str) -> tuple[Any, Expr]:
     address = T.reinterpret("uint64", T.address_of(buffer[0]))
     line = T.uint64(LINE_BYTES)
     return buffer, T.bind(T.cast((line - address % line) // T.uint64(size), "int32"))
+
+
+def _mask(weights: Any, at: Expr) -> Expr:
+    """The bits of a word as conditions; TVM's own check of sizes takes a condition for a byte (0.27)."""
+    return T.call_intrin(f"boolx{LINE_BYTES}", "tirx.reinterpret", weights[at])
 
 
 def _bytes(weights: Any, at: Expr) -> Expr:

@@ -34,7 +34,7 @@ EPILOGUE_CYCLES = 8
 """Of one vector of channels, on two vector ports."""
 
 EXPAND_CYCLES = 1.25
-"""Of a line of weights for each of their bit planes, on the same ports: two instructions, for which llvm-mca takes 1.2
+"""Of a line of weights for each of their bit planes, on the same ports: two instructions, for which llvm-mca takes 1.1
 to 1.3 cycles (docs/x86.md)."""
 
 L1_BYTES, L2_BYTES = 24 << 10, 1 << 20

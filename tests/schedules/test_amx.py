@@ -270,7 +270,7 @@ def convolution(channels: int, size: int, outputs: int, **changes) -> ConvShape:
 
 @pytest.mark.parametrize("seed", range(12))
 def test_bit_planes_are_the_weights(seed: int) -> None:
-    """Sums of the packed vectors where the masks have bits, modulo 256, as the kernel forms them."""
+    """A choice of two vectors, and sums of the others where the masks have bits, modulo 256, as the kernel has it."""
     rng = np.random.default_rng(seed)
     planes, factors, groups, blocks = seed % 4 + 1, seed % 3 + 1, 2, 2
     outputs = int(rng.integers(33, 65))
@@ -286,7 +286,8 @@ def test_bit_planes_are_the_weights(seed: int) -> None:
     vectors = packed[: layout.head].view(np.uint8).reshape(groups, 1, 1, blocks, 1, planes + 1, LINE_BYTES)
     masks = packed[layout.head :].reshape(groups, segments.steps, factors, blocks, segments.lines, planes)
     bits = np.unpackbits(masks[..., None].view(np.uint8), axis=-1, bitorder="little")
-    found = vectors[..., 0, :] + (bits * vectors[..., 1:, :]).sum(axis=-2, dtype=np.uint8)
+    found = np.where(bits[..., 0, :] == 1, vectors[..., 1, :], vectors[..., 0, :])
+    found = found + (bits[..., 1:, :] * vectors[..., 2:, :]).sum(axis=-2, dtype=np.uint8)
     np.testing.assert_array_equal(found.view(np.int8).reshape(tiled.shape), tiled)
 
 
