@@ -11,10 +11,10 @@ import io
 import json
 import re
 import tarfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 from lqcompile import amx, cpu
 from lqcompile.errors import ArtifactError, BuildError
@@ -30,10 +30,10 @@ _REBUILD = "build it again with 'lqcompile build'"
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Artifact:
-    """A checked artifact, held in memory.
+    """A checked artifact. What it holds is read from its file when it is asked for: most is for other processors.
 
     Args:
-        path: where it was read from, for messages.
+        path: the file.
         manifest: what it holds, see `lqcompile.manifest`.
         members: name to bytes.
     """
@@ -53,6 +53,38 @@ class Artifact:
                 f"artifact '{self.path}': found no member '{member}', expected one of {', '.join(self.members)}"
             )
         return self.members[member]
+
+
+class _Members(Mapping[str, bytes]):
+    """Members of a file, checked again when they are read.
+
+    Args:
+        path: of the artifact.
+        digests: SHA-256 by name.
+        starts: where the bytes of each start in the file, and how many there are.
+    """
+
+    def __init__(self, path: Path, digests: Mapping[str, str], starts: Mapping[str, tuple[int, int]]) -> None:
+        self._path, self._digests, self._starts = path, digests, starts
+
+    def __getitem__(self, name: str) -> bytes:
+        start, size = self._starts[name]
+        subject = f"artifact '{self._path}'"
+        try:
+            with self._path.open("rb") as file:
+                file.seek(start)
+                data = file.read(size)
+        except OSError as error:
+            raise _unreadable(subject, error) from error
+        if _sha256(data) != self._digests[name]:
+            raise _altered(subject, name)
+        return data
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._starts)
+
+    def __len__(self) -> int:
+        return len(self._starts)
 
 
 def write_artifact(path: Path, manifest: Mapping[str, Any], members: Mapping[str, bytes]) -> None:
@@ -99,22 +131,10 @@ def read_artifact(path: Path) -> Artifact:
     """
     subject = f"artifact '{path}'"
     try:
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            return _read(path, file, subject)
     except OSError as error:
-        raise ArtifactError(f"{subject}: found {_reason(error)}, expected a readable file; check the path") from error
-    if not data.startswith(MANIFEST.encode() + b"\0"):
-        raise ArtifactError(f"{subject}: found another kind of file, expected an artifact; {_REBUILD}")
-    try:
-        with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
-            manifest = _parse_manifest(_next_member(tar)[1], subject)
-            _check_size(len(data), manifest, subject)
-            members = dict(_next_member(tar) for _ in manifest["members"])
-    except (tarfile.TarError, EOFError) as error:
-        raise ArtifactError(
-            f"{subject}: found a truncated or altered file ({error}), expected a whole one; {_REBUILD}"
-        ) from error
-    _check_members(members, manifest, subject)
-    return Artifact(path=path, manifest=manifest, members=members)
+        raise _unreadable(subject, error) from error
 
 
 def select_variant(
@@ -178,14 +198,40 @@ def _packed_size(sizes: Iterable[int]) -> int:
     return -(-used // record) * record
 
 
-def _next_member(tar: tarfile.TarFile) -> tuple[str, bytes]:
+def _read(path: Path, file: BinaryIO, subject: str) -> Artifact:
+    mark = MANIFEST.encode() + b"\0"
+    if file.read(len(mark)) != mark:
+        raise ArtifactError(f"{subject}: found another kind of file, expected an artifact; {_REBUILD}")
+    size = file.seek(0, io.SEEK_END)
+    file.seek(0)
+    starts, digests = {}, {}
+    try:
+        with tarfile.open(fileobj=file, mode="r:") as tar:
+            manifest = _parse_manifest(_content(tar, _next_member(tar)).read(), subject)
+            _check_size(size, manifest, subject)
+            for _ in manifest["members"]:
+                header = _next_member(tar)
+                starts[header.name] = (header.offset_data, header.size)
+                digests[header.name] = hashlib.file_digest(_content(tar, header), "sha256").hexdigest()
+    except (tarfile.TarError, EOFError) as error:
+        raise ArtifactError(
+            f"{subject}: found a truncated or altered file ({error}), expected a whole one; {_REBUILD}"
+        ) from error
+    _check_members(digests, manifest, subject)
+    return Artifact(path=path, manifest=manifest, members=_Members(path, digests, starts))
+
+
+def _next_member(tar: tarfile.TarFile) -> tarfile.TarInfo:
     header = tar.next()
     if header is None:
         raise EOFError("a member is missing")
     if not header.isreg() or not _is_safe(header.name):
         raise EOFError(f"member {header.name!r} is not a plain file with a safe name")
-    content = tar.extractfile(header)
-    return header.name, content.read() if content is not None else b""
+    return header
+
+
+def _content(tar: tarfile.TarFile, header: tarfile.TarInfo) -> io.BufferedReader:
+    return cast(io.BufferedReader, tar.extractfile(header))
 
 
 def _parse_manifest(data: bytes, subject: str) -> Manifest:
@@ -208,12 +254,20 @@ def _check_size(found: int, manifest: Manifest, subject: str) -> None:
         raise ArtifactError(f"{subject}: found {state} of {found} bytes, expected {expected}; {_REBUILD}")
 
 
-def _check_members(members: Mapping[str, bytes], manifest: Manifest, subject: str) -> None:
+def _check_members(digests: Mapping[str, str], manifest: Manifest, subject: str) -> None:
     for name, entry in manifest["members"].items():
-        if name not in members:
+        if name not in digests:
             raise ArtifactError(f"{subject}: found no member '{name}', expected it after the manifest; {_REBUILD}")
-        if _sha256(members[name]) != entry["sha256"]:
-            raise ArtifactError(f"{subject}: found member '{name}' altered, expected its SHA-256 to match; {_REBUILD}")
+        if digests[name] != entry["sha256"]:
+            raise _altered(subject, name)
+
+
+def _unreadable(subject: str, error: OSError) -> ArtifactError:
+    return ArtifactError(f"{subject}: found {_reason(error)}, expected a readable file; check the path")
+
+
+def _altered(subject: str, name: str) -> ArtifactError:
+    return ArtifactError(f"{subject}: found member '{name}' altered, expected its SHA-256 to match; {_REBUILD}")
 
 
 def _manifest_bytes(manifest: Mapping[str, Any]) -> bytes:

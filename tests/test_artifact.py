@@ -3,7 +3,9 @@
 import hashlib
 import io
 import json
+import re
 import tarfile
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -91,6 +93,32 @@ def test_what_is_written_is_read(tmp_path, seed):
         "sha256": hashlib.sha256(content["lib/avx2.so"]).hexdigest(),
     }
     assert [entry.name for entry in tmp_path.iterdir()] == ["model.tar"]
+
+
+def test_members_are_read_when_they_are_asked_for(tmp_path):
+    """Libraries for other processors take no memory."""
+    size = 16 << 20
+    path, content = tmp_path / "model.tar", {**members(), "lib/avx2.so": bytes(size)}
+    write_artifact(path, manifest(), content)
+    tracemalloc.start()
+    artifact = read_artifact(path)
+    held = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert held < size / 8
+    assert artifact.read("lib/avx2.so") == content["lib/avx2.so"]
+
+
+def test_a_file_that_changes_after_its_check_is_refused(artifact):
+    whole = read_artifact(artifact)
+    data = bytearray(artifact.read_bytes())
+    data[data.index(members()["lib/avx2.so"])] ^= 1
+    artifact.write_bytes(data)
+    subject = rf"^artifact '{re.escape(str(artifact))}': found "
+    with pytest.raises(ArtifactError, match=subject + "member 'lib/avx2.so' altered, expected its SHA-256 to match"):
+        whole.read("lib/avx2.so")
+    artifact.unlink()
+    with pytest.raises(ArtifactError, match=subject + ".*, expected a readable file; check the path$"):
+        whole.read("lib/avx2.so")
 
 
 def test_bytes_are_deterministic(tmp_path):
