@@ -40,22 +40,34 @@ class Artifact:
 
     path: Path
     manifest: Manifest
-    members: Mapping[str, bytes]
+    members: Members
 
     def read(self, member: str) -> bytes:
         """The bytes of a member.
 
         Raises:
-            ArtifactError: there is no such member.
+            ArtifactError: there is no such member, or the file was altered since it was checked.
         """
+        self._check(member)
+        return self.members[member]
+
+    def read_into(self, member: str, memory: memoryview) -> None:
+        """Puts the bytes of a member into memory of their size.
+
+        Raises:
+            ArtifactError: there is no such member, or the file was altered since it was checked.
+        """
+        self._check(member)
+        self.members.read_into(member, memory)
+
+    def _check(self, member: str) -> None:
         if member not in self.members:
             raise ArtifactError(
                 f"artifact '{self.path}': found no member '{member}', expected one of {', '.join(self.members)}"
             )
-        return self.members[member]
 
 
-class _Members(Mapping[str, bytes]):
+class Members(Mapping[str, bytes]):
     """Members of a file, checked again when they are read.
 
     Args:
@@ -68,17 +80,25 @@ class _Members(Mapping[str, bytes]):
         self._path, self._digests, self._starts = path, digests, starts
 
     def __getitem__(self, name: str) -> bytes:
-        start, size = self._starts[name]
+        data = bytearray(self._starts[name][1])
+        self.read_into(name, memoryview(data))
+        return bytes(data)
+
+    def read_into(self, name: str, memory: memoryview) -> None:
+        """Puts the bytes of a member into memory of their size."""
         subject = f"artifact '{self._path}'"
         try:
             with self._path.open("rb") as file:
-                file.seek(start)
-                data = file.read(size)
+                file.seek(self._starts[name][0])
+                file.readinto(memory)
         except OSError as error:
             raise _unreadable(subject, error) from error
-        if _sha256(data) != self._digests[name]:
+        if hashlib.sha256(memory).hexdigest() != self._digests[name]:
             raise _altered(subject, name)
-        return data
+
+    def __contains__(self, name: object) -> bool:
+        # That of Mapping would read the member.
+        return name in self._starts
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._starts)
@@ -218,7 +238,7 @@ def _read(path: Path, file: BinaryIO, subject: str) -> Artifact:
             f"{subject}: found a truncated or altered file ({error}), expected a whole one; {_REBUILD}"
         ) from error
     _check_members(digests, manifest, subject)
-    return Artifact(path=path, manifest=manifest, members=_Members(path, digests, starts))
+    return Artifact(path=path, manifest=manifest, members=Members(path, digests, starts))
 
 
 def _next_member(tar: tarfile.TarFile) -> tarfile.TarInfo:
@@ -231,7 +251,7 @@ def _next_member(tar: tarfile.TarFile) -> tarfile.TarInfo:
 
 
 def _content(tar: tarfile.TarFile, header: tarfile.TarInfo) -> io.BufferedReader:
-    return cast(io.BufferedReader, tar.extractfile(header))
+    return cast("io.BufferedReader", tar.extractfile(header))
 
 
 def _parse_manifest(data: bytes, subject: str) -> Manifest:

@@ -50,9 +50,17 @@ class CompiledModel:
     """A compiled network, loaded.
 
     Every call takes any number of samples; they run one after another through the whole network.
+
+    Args:
+        manifest: of the artifact.
+        variant: one of the manifest's.
+        library: its functions.
+        params: its parameters, as `aligned` makes them.
     """
 
-    def __init__(self, manifest: dict[str, Any], variant: dict[str, Any], library: Any, params: bytes) -> None:
+    def __init__(
+        self, manifest: dict[str, Any], variant: dict[str, Any], library: Any, params: npt.NDArray[np.uint8]
+    ) -> None:
         self.manifest = manifest
         self.variant = variant
         self.inputs = [Port.from_manifest(entry) for entry in manifest["inputs"]]
@@ -60,8 +68,7 @@ class CompiledModel:
         self._run = library["run"]
         self._sums = library["sums"] if variant["sums"] else None
         self._arena = aligned(variant["arena_bytes"])
-        self._params = aligned(len(params))
-        self._params[:] = np.frombuffer(params, np.uint8)
+        self._params = params
         self._memory = (tvm_ffi.from_dlpack(self._arena), tvm_ffi.from_dlpack(self._params))
         self._regions = {region["name"]: region for region in variant["regions"]}
         self._tensors: dict[str, list[layout.Entry]] = {}
@@ -230,7 +237,9 @@ def load(path: str | Path, *, threads: int | None = None) -> CompiledModel:
             module = load_module(library)
         except RuntimeError as error:
             raise ArtifactError(f"artifact '{path}': this TVM cannot load its library: {error}") from error
-    return CompiledModel(artifact.manifest, variant, module, artifact.read(variant["params"]))
+    params = aligned(artifact.manifest["members"][variant["params"]]["bytes"])
+    artifact.read_into(variant["params"], params.data)
+    return CompiledModel(artifact.manifest, variant, module, params)
 
 
 def set_threads(count: int) -> None:
@@ -300,3 +309,10 @@ def aligned(size: int) -> npt.NDArray[np.uint8]:
     block = np.zeros(size + ALIGNMENT, np.uint8)
     start = -block.ctypes.data % ALIGNMENT
     return block[start : start + size]
+
+
+def aligned_copy(data: bytes) -> npt.NDArray[np.uint8]:
+    """The bytes, as `aligned` makes them."""
+    copy = aligned(len(data))
+    copy[:] = np.frombuffer(data, np.uint8)
+    return copy

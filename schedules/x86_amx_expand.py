@@ -16,7 +16,7 @@ import numpy.typing as npt
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from .isa import STACK, Expr, element_bits
+from .isa import Expr, stack_buffer
 from .x86_amx_tile import CHANNELS, FEWEST_STEPS, LINE_BYTES, Segments
 
 WORD_BYTES = 8
@@ -154,12 +154,12 @@ class Slots:
         self.passes, self.steps = passes, packed.segments.steps
         self.size = packed.columns * packed.segments.lines * LINE_BYTES
         self.all = groups * passes > 1
-        self.buffer, self.aligned = line_buffer((self.steps if self.all else FEWEST_STEPS) * self.size, "int8")
+        self.buffer = stack_buffer((self.steps if self.all else FEWEST_STEPS) * self.size, "int8")
 
     def at(self, turn: Expr, step: Expr) -> Expr:
         """Where the bytes of a step of the group number `turn` of the task start."""
         slot = step if self.all else (turn * self.steps + step) % FEWEST_STEPS
-        return T.bind(self.aligned + slot * self.size)
+        return T.bind(slot * self.size)
 
     def start(self) -> None:
         """Makes bytes of the first steps."""
@@ -188,18 +188,6 @@ class Slots:
     def _expand(self, turn: Expr, step: Expr) -> None:
         channels = T.bind((self.first + turn) // self.groups)
         self.packed.expand(self.weights, channels, step, self.buffer, self.at(turn, step))
-
-
-def line_buffer(count: int, dtype: str) -> tuple[Any, Expr]:
-    """A buffer on the stack, and its first element that starts a line of the cache: TVM aligns stacks to 16 bytes.
-
-    Storing a row of a tile across two lines takes two accesses.
-    """
-    size = element_bits(dtype) // 8
-    buffer = T.alloc_buffer((count + LINE_BYTES // size,), dtype, scope="global", annotations=STACK)
-    address = T.reinterpret("uint64", T.address_of(buffer[0]))
-    line = T.uint64(LINE_BYTES)
-    return buffer, T.bind(T.cast((line - address % line) // T.uint64(size), "int32"))
 
 
 def _mask(weights: Any, at: Expr) -> Expr:

@@ -12,10 +12,10 @@ from typing import Any
 from tvm.script.ir_builder import tirx as T
 
 from .combine import combine
-from .isa import Expr, load
+from .isa import Expr, load, stack_buffer
 from .nest import NestBuilder
 from .problem import ConvShape, Problem, Tile, basis_dtype
-from .x86_amx_expand import PackedTiles, Slots, line_buffer
+from .x86_amx_expand import PackedTiles, Slots
 from .x86_amx_tile import (
     CHANNELS,
     LINE_BYTES,
@@ -94,7 +94,7 @@ class TileContraction(NestBuilder):
     def _groups(self, first: Expr, count: Expr) -> None:
         """`count` groups: between the steps of each, the epilogue of the one before it."""
         size = self.pairs * self.tiles * self.group.blocks * self.group.rows * CHANNELS
-        self.sums, self.aligned = line_buffer(size, "int32")
+        self.sums = stack_buffer(size, "int32")
         slots = None
         if self.packed:
             passes = len(self.passes)
@@ -122,7 +122,7 @@ class TileContraction(NestBuilder):
                                 self._finish_position(before, position)
                 with T.If(index < count), T.Then():
                     for register, (m, n) in enumerate((m, n) for m in block.tiles for n in block.columns):
-                        at = T.address_of(self.sums[self.aligned + self._place(m, n)])
+                        at = T.address_of(self.sums[self._place(m, n)])
                         T.evaluate(_tile("tilestored64", T.int8(register), at, T.int64(TILE_BYTES)))
 
     @property
@@ -255,7 +255,7 @@ class TileContraction(NestBuilder):
     def _tile_sum(self, i: int, j: int, n: int, row: Expr) -> Expr:
         """S_ij of a conv output, in a row of the sums of its tiles, and vector n of channels."""
         place = self._place(j * self.tiles, i * self.group.blocks + n)
-        return load(self.sums, self.aligned + place + row * CHANNELS, self.isa)
+        return load(self.sums, place + row * CHANNELS, self.isa)
 
 
 def tile_group(tile: Tile) -> TileGroup:

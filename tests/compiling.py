@@ -24,7 +24,7 @@ from lqcompile.lowering.choose import Choice
 from lqcompile.lowering.driver import Driver, lower_program
 from lqcompile.lowering.lower import lower
 from lqcompile.lowering.program import Program
-from lqcompile.runtime import CompiledModel
+from lqcompile.runtime import CompiledModel, aligned_copy
 from lqcompile.target import Target, expand, find
 
 X86 = [target.name for target in expand(find("x86"))]
@@ -111,7 +111,7 @@ class Compiled:
             "inputs": [{"name": v.name, "shape": list(v.shape), "dtype": "float32"} for v in self.plan.inputs],
             "outputs": [{"name": n, "shape": list(s), "dtype": "float32"} for n, _, s in self.plan.outputs],
         }
-        model = CompiledModel(ports, variant, library, self.driver.parameters)
+        model = CompiledModel(ports, variant, library, aligned_copy(self.driver.parameters))
         model._arena[:] = np.random.default_rng(seed).integers(0, 256, model._arena.size)
         return model
 

@@ -13,7 +13,7 @@ from lqcompile.cuda.driver import Gpu
 from lqcompile.cuda.engine import Array, Engine
 from lqcompile.errors import DeviceError
 from lqcompile.inputs import check_inputs
-from lqcompile.runtime import CompiledModel
+from lqcompile.runtime import CompiledModel, aligned_copy
 
 
 class CudaModel(CompiledModel):
@@ -23,7 +23,7 @@ class CudaModel(CompiledModel):
     """
 
     def __init__(self, manifest: dict[str, Any], variant: dict[str, Any], engine: Engine, params: bytes) -> None:
-        super().__init__(manifest, variant, {"run": engine.run, "sums": engine.sums}, params)
+        super().__init__(manifest, variant, {"run": engine.run, "sums": engine.sums}, aligned_copy(params))
         self.engine = engine
 
     def bind(self, inputs: Mapping[str, Array]) -> tuple[Callable[[], None], dict[str, Array]]:
