@@ -84,7 +84,8 @@ TILES_GAIN = {
     "x86-avx-vnni": {8: 1.3, 16: 1.6},
 }
 """Of dot8 on transformed tiles (3x3 taps, stride 1) over the same without, by the words of an input pixel. On Zen 3
-1.2 to 1.7 at 16 channels, 1.3 at 32, 1.5 to 1.9 from 64 on; the others are estimates (docs/x86.md)."""
+1.2 to 1.7 at 16 channels, 1.3 at 32, 1.5 to 1.9 from 64 on; the others are estimates (docs/x86.md). Where rows or
+columns are odd, the last tiles compute outputs twice."""
 
 TILE_ROWS = {"x86-amx": 16}
 """Outputs that a tile register holds: fewer leave it part empty, a batch-1 linear layer all but one row."""
@@ -251,7 +252,9 @@ def _tiles_gain(contraction: Contraction, quantizer: AnyQuantizer | None, target
     serves = proof.sixteen_bit_run() >= FEWEST_SUMMED if target in BYTE_RATES else proof.fits_bytes()
     if not gains or not serves:
         return 1.0
-    return max((gain for words, gain in gains.items() if 4 * words <= contraction.in_shape[0]), default=1.0)
+    _, height, width = contraction.out_shape
+    filled: float = height * width / (round_up(height, 2) * round_up(width, 2))
+    return filled * max((gain for words, gain in gains.items() if 4 * words <= contraction.in_shape[0]), default=1.0)
 
 
 def force(region: Region, contraction: Contraction, quantizer: AnyQuantizer | None, family: str, target: str) -> Choice:
