@@ -245,16 +245,19 @@ def _run(contraction: Contraction, quantizer: AnyQuantizer | None) -> int:
 
 def _tiles_gain(contraction: Contraction, quantizer: AnyQuantizer | None, target: str) -> float:
     """What transformed tiles gain over plain byte products; 1 where they do not serve."""
-    weights, gains = contraction.weights, TILES_GAIN.get(target)
-    if not isinstance(weights, LowBitWeights) or not isinstance(quantizer, Quantizer) or not fits(contraction, (1, 1)):
+    weights, channels = contraction.weights, contraction.in_shape[0]
+    gains = [gain for words, gain in TILES_GAIN.get(target, {}).items() if 4 * words <= channels]
+    if not gains or not fits(contraction, (1, 1)):
+        return 1.0
+    if not isinstance(weights, LowBitWeights) or not isinstance(quantizer, Quantizer):
         return 1.0
     proof = TileProof(weights.integers().reshape(kernel_shape(contraction)), int(quantizer.basis.sum()))
     serves = proof.sixteen_bit_run() >= FEWEST_SUMMED if target in BYTE_RATES else proof.fits_bytes()
-    if not gains or not serves:
+    if not serves:
         return 1.0
     _, height, width = contraction.out_shape
     filled: float = height * width / (round_up(height, 2) * round_up(width, 2))
-    return filled * max((gain for words, gain in gains.items() if 4 * words <= contraction.in_shape[0]), default=1.0)
+    return filled * max(gains)
 
 
 def force(region: Region, contraction: Contraction, quantizer: AnyQuantizer | None, family: str, target: str) -> Choice:
