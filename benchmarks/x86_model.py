@@ -2,11 +2,11 @@
 
     python benchmarks/x86_model.py
 
-Three tables, with all data in the first-level cache. How far llvm-mca is off where this can be told: loops of
+Four tables, with all data in the first-level cache. How far llvm-mca is off where this can be told: loops of
 benchmarks/ports.py on Zen 3, to hold against what that measures. Innermost loops of compiled layers on the processor of
-their target, in multiply-accumulates per cycle (of plane pairs, for popcount and lut). For AMX, of which LLVM has no
-model, the groups of tiles of each layer of ResNet-18 and what the compiler's own estimate of them is
-(schedules/x86_amx_tile.py).
+their target, in multiply-accumulates per cycle (of plane pairs, for popcount and lut). 3x3 layers on transformed tiles,
+all their loops together. For AMX, of which LLVM has no model, the groups of tiles of each layer of ResNet-18 and what
+the compiler's own estimate of them is (schedules/x86_amx_tile.py).
 """
 
 from __future__ import annotations
@@ -26,15 +26,12 @@ from lqcompile.schedules.x86_amx_tile import (
 )
 from port_model.kernels import LAYER, NETWORKS, layer_plan
 from port_model.llvm_mca import X86_64, ModelError, analyse, find, version
-from port_model.loops import functions
 from port_model.tables import table
-from port_model.transformed import LAYERS, innermost_loops, tile_cycles
+from port_model.transformed import LAYERS, innermost_loops, layer_code, tile_cycles
 from ports import LOOPS
 
-from lqcompile.codegen import compile_driver
-from lqcompile.lowering.driver import lower_program
 from lqcompile.lowering.layers import _Lowering
-from lqcompile.lowering.lower import contraction_layers, lower
+from lqcompile.lowering.lower import contraction_layers
 from lqcompile.target import find as find_target
 
 MACS = {"popcount": {"vpopcnt": 512}, "lut": {"vpshufb": 512}, "dot8": {"vpdpbusd": 64, "vpmaddubsw": 64}}
@@ -73,12 +70,7 @@ def innermost(lines: Sequence[str], family: str) -> list[str]:
 
 def kernel_row(tool: str, target: str, core: str, family: str, bits: tuple[int, int], layer: int) -> list[str]:
     """One row of the table of kernels."""
-    shape, machine = NETWORKS["ResNet-18"][layer], find_target(target)
-    plan = layer_plan(shape, bits)
-    program = lower(plan, machine, families={region.name: family for region in plan.regions[1:]})
-    _, driver = lower_program(program)
-    text: str = compile_driver(driver, machine).mod.inspect_source("asm")
-    code = [lines for name, lines in functions(text).items() if LAYER in name and "sums" not in name]
+    code = layer_code(layer_plan(NETWORKS["ResNet-18"][layer], bits), find_target(target), family)
     body = max((innermost(lines, family) for lines in code if macs(lines, family)), key=len)
     cycles = analyse(tool, core, {"loop": body}, X86_64)["loop"].simulated
     spills = sum("(%rsp" in line for line in body)

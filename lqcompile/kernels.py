@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import tvm_ffi
 
-from lqcompile.runtime import aligned, using_threads
+from lqcompile.runtime import aligned, aligned_copy, using_threads
 from lqcompile.timing import Stopwatch
 from lqcompile.tvm_runtime import load_module
 
@@ -73,9 +73,8 @@ class Kernels:
         self._memory = [aligned(np.dtype(dtype).itemsize * size).view(dtype) for dtype, size in job.ports]
         for port, content in job.contents.items():
             self._memory[port].view(np.uint8)[:] = content
-        parameters = aligned(len(job.parameters))
-        parameters[:] = job.parameters
-        arrays = [*(array.reshape(1, -1) for array in self._memory), aligned(job.arena_bytes), parameters]
+        arrays = [*(array.reshape(1, -1) for array in self._memory), aligned(job.arena_bytes)]
+        arrays.append(aligned_copy(job.parameters))
         self._warm: tuple[list[str], Stopwatch] | None = None
         """What was timed last, which need not be warmed up again."""
         self._beside = None if job.beside is None else Kernels(job.beside)

@@ -311,7 +311,7 @@ def aligned(size: int) -> npt.NDArray[np.uint8]:
     return block[start : start + size]
 
 
-def aligned_copy(data: bytes) -> npt.NDArray[np.uint8]:
+def aligned_copy(data: bytes | npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     """The bytes, as `aligned` makes them."""
     copy = aligned(len(data))
     copy[:] = np.frombuffer(data, np.uint8)

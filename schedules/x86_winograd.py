@@ -98,6 +98,11 @@ class WinogradBuilder(TileBuilder):
         self.parts = next(count for count in range(parts, 0, -1) if self.stacks % count == 0)
         self.tasks = self.groups * self.parts
 
+    @property
+    def map_lanes(self) -> int:
+        """Channels of a vector of V: as many as divide those of a pixel."""
+        return next(count for count in (4 * self.isa.lanes, 32, 16) if self.channels % count == 0)
+
     def weight_size(self) -> int:
         """Taps, and what is added to outputs."""
         shape = self.shape
@@ -129,7 +134,7 @@ class WinogradBuilder(TileBuilder):
 
     def _transform(self, number: Expr, tile: Expr) -> None:
         """V of one tile, moved to start at 0."""
-        lanes = next(count for count in (4 * self.isa.lanes, 32, 16) if self.channels % count == 0)
+        lanes = self.map_lanes
         added = shifts(self.family.largest)
         with T.serial(0, self.channels // lanes) as part:
             for i, j, value in self.transformed(number, part, lanes):

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import tiles
-from emulated_pc import MENDED, PROCESSORS, EmulatedPC, pc_asked
+from emulated_pc import MENDED, PROCESSORS, EmulatedPC, pc_asked, skip_unless_made, skip_unless_tiles
 from emulation import MACHINES, Emulated
 from equality import check_equal  # noqa: F401 - where tests of kernels look for it
 from tvm import runtime
@@ -65,6 +66,17 @@ def unavailable(target: Target) -> list[str]:
     return missing(target)
 
 
+def skip_unless_runnable(target: Target) -> None:
+    """Skips the test where nothing runs code for `target`."""
+    if lacks := unavailable(target):
+        pytest.skip(f"this machine lacks {', '.join(lacks)}, which {target.name} needs")
+
+
+def skip_unless_emulated(target: Target) -> None:
+    """Skips the test where there is no emulated PC for `target`."""
+    (skip_unless_tiles if target.name == AMX else skip_unless_made)()
+
+
 def on_emulated_pc(target: Target) -> bool:
     """Whether the emulated PC runs `target`: where that was asked for, and this machine cannot.
 
@@ -103,6 +115,10 @@ class Compiled:
             path = Path(folder) / "network.so"
             path.write_bytes(link(executable, self.target))
             return self.model(runtime.load_module(str(path)), seed)
+
+    def emulated(self, processor: str) -> CompiledModel:
+        """The network on the emulated processor of a target."""
+        return self.model(EmulatedPC(self.executable, PROCESSORS[processor]))
 
     def model(self, library: Any, seed: int = 0) -> CompiledModel:
         """The network of a library, with rubbish in its arena: a kernel must not rely on what was there."""

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from compiling import X86, compile_plan, missing
-from emulated_pc import MENDED, PROCESSORS, EmulatedPC, pc_asked
+from compiling import X86, compile_plan, missing, skip_unless_emulated
+from emulated_pc import pc_asked
 
 from lqcompile.graph.check import load_checked
 from lqcompile.graph.fuse import make_plan
@@ -47,11 +47,9 @@ def network(bits: tuple[int, int], folder: Path) -> tuple[Plan, np.ndarray, dict
 def test_outputs_equal_those_of_avx2(
     bits: tuple[int, int], name: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    if name == "x86-amx" and not MENDED.exists():
-        pytest.skip("the emulated PC multiplies signed bytes wrongly; 'make pc-amx' makes one that does not")
+    skip_unless_emulated(find(name))
     plan, x, expected = network(bits, tmp_path_factory.getbasetemp())
-    compiled = compile_plan(plan, find(name))
-    found = compiled.model(EmulatedPC(compiled.executable, PROCESSORS[name])).run({plan.inputs[0].name: x})
+    found = compile_plan(plan, find(name)).emulated(name).run({plan.inputs[0].name: x})
     assert found.keys() == expected.keys()
     for output in expected:
         np.testing.assert_array_equal(found[output], expected[output])

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from compiling import AMX, X86, Compiled, check_equal, compile_plan
-from emulated_pc import PROCESSORS, EmulatedPC, StoppedError, skip_unless_made, skip_unless_tiles
+from compiling import X86, check_equal, compile_plan, skip_unless_emulated
+from emulated_pc import PROCESSORS, StoppedError, skip_unless_made
 from plans import (
     PlanBuilder,
     random_affine,
@@ -45,16 +45,6 @@ ADDED = X86[1:]
 """Targets beyond AVX2, which other tests run."""
 
 
-def skip_unless_runs(name: str) -> None:
-    """Skips the test where there is no emulated PC for a target."""
-    (skip_unless_tiles if name == AMX else skip_unless_made)()
-
-
-def emulated(compiled: Compiled, processor: str):
-    """The network on the processor of a target."""
-    return compiled.model(EmulatedPC(compiled.executable, PROCESSORS[processor]))
-
-
 def one_layer(rng: np.random.Generator, channels: int = 70) -> Plan:
     """A 3x3 convolution of integer bases."""
     builder = PlanBuilder(rng, (channels, 5, 6))
@@ -69,27 +59,27 @@ def test_there_is_a_processor_for_every_target() -> None:
 
 @pytest.mark.parametrize("name", ADDED)
 def test_every_family_equals_the_reference(name: str) -> None:
-    skip_unless_runs(name)
+    skip_unless_emulated(find(name))
     plan, families, x = every_family(np.random.default_rng([X86.index(name), 33]), 33, name)
     compiled = compile_plan(plan, find(name), families)
     assert {region: choice.family for region, choice in compiled.program.choices.items()} == families
-    check_equal(plan, emulated(compiled, name), x[:1])
+    check_equal(plan, compiled.emulated(name), x[:1])
 
 
 @pytest.mark.parametrize("name", ADDED)
 def test_networks_equal_the_reference(name: str) -> None:
-    skip_unless_runs(name)
+    skip_unless_emulated(find(name))
     rng = np.random.default_rng(X86.index(name))
     plan = small_network(rng, integer=True)
     x = rng.normal(size=(1, *plan.inputs[0].shape)).astype(np.float32)
-    check_equal(plan, emulated(compile_plan(plan, find(name)), name), x, tolerance=1e-4)
+    check_equal(plan, compile_plan(plan, find(name)).emulated(name), x, tolerance=1e-4)
 
 
 @pytest.mark.parametrize("name", [name for name in LOOPS if name in ADDED and name != "x86-avx512-vpopcntdq"])
 def test_transformed_tiles_equal_the_reference(name: str) -> None:
     skip_unless_made()
     compiled, x = compiled_tiles(0, name, (5, 6))
-    check_equal(compiled.plan, emulated(compiled, name), x[:1])
+    check_equal(compiled.plan, compiled.emulated(name), x[:1])
 
 
 @pytest.mark.parametrize("channels", [5, 70])
@@ -118,7 +108,7 @@ def test_tiles_equal_the_reference(channels: int) -> None:
     plan = builder.finish(*ends)
     compiled = compile_plan(plan, find("x86-amx"), families)
     assert "tdpbusd" in compiled.assembly()
-    check_equal(plan, emulated(compiled, "x86-amx"), builder.held["x"][:1])
+    check_equal(plan, compiled.emulated("x86-amx"), builder.held["x"][:1])
 
 
 def never_negative(weights: LowBitWeights) -> LowBitWeights:
@@ -139,5 +129,5 @@ def test_a_processor_without_the_instruction_stops_at_it(name: str) -> None:
     compiled = compile_plan(plan, find(name), {"region1": family})
     x = np.zeros((1, *plan.inputs[0].shape), np.float32)
     with pytest.raises(StoppedError, match=rf"^emulated {PROCESSORS[less].model}: stopped at '{instruction}"):
-        emulated(compiled, less).run({"x": x})
-    emulated(compiled, name).run({"x": x})
+        compiled.emulated(less).run({"x": x})
+    compiled.emulated(name).run({"x": x})

@@ -38,9 +38,9 @@ def innermost_loops(lines: Sequence[str]) -> list[list[str]]:
     ]
 
 
-def layer_code(plan: Plan, target: Target) -> list[list[str]]:
-    """Lines of the functions of a plan's layer, everything in family ``dot8``."""
-    program = lower(plan, target, families={region.name: "dot8" for region in plan.regions[1:]})
+def layer_code(plan: Plan, target: Target, family: str) -> list[list[str]]:
+    """Lines of the functions of a plan's layer, everything in one kernel family."""
+    program = lower(plan, target, families={region.name: family for region in plan.regions[1:]})
     _, driver = lower_program(program)
     text: str = compile_driver(driver, target).mod.inspect_source("asm")
     return [lines for name, lines in functions(text).items() if LAYER in name and "sums" not in name]
@@ -70,9 +70,9 @@ def tile_cycles(tool: str, target: Target, core: str, shape: Shape) -> float:
     epilogue, _ = lowering._epilogue()
     problem = Problem(shape=lowering.shape, tile=lowering._best_tile(), rule=lowering.rule, epilogue=epilogue)
     nest = lowering.family.builder(lowering.family, problem)
-    products, maps, outputs = loop_cycles(tool, core, layer_code(plan, target))
+    products, maps, outputs = loop_cycles(tool, core, layer_code(plan, target, "dot8"))
     sums = nest.together * nest.tile.blocks  # each is stored once
     multiplied = nest.stacks * POSITIONS * nest.turns * (nest.shape.words * products + sums)
-    vectors = nest.channels // next(n for n in (4 * nest.isa.lanes, 32, 16) if nest.channels % n == 0)
+    vectors = nest.channels // nest.map_lanes
     mapped = nest.parts * nest.group * vectors * maps + nest.stacks * nest.group * nest.tile.blocks * outputs
     return float(nest.groups * (multiplied + mapped))

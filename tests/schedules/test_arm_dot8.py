@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from compiling import check_equal, compile_plan, unavailable
+from compiling import check_equal, compile_plan, skip_unless_runnable
 from lqcompile.schedules.arm_cpu import machine, tile
 from lqcompile.schedules.arm_dot8 import REGISTERS, Dot8
 from lqcompile.schedules.formats import Format
@@ -28,12 +28,6 @@ PRODUCTS = {
     "arm-i8mm": {"usmmla": 1},
 }
 """Instructions of the innermost loop, in these proportions."""
-
-
-def skip_unless_runnable(name: str) -> None:
-    lacks = unavailable(find(name))
-    if lacks:
-        pytest.skip(f"this machine lacks {', '.join(lacks)}, which {name} needs")
 
 
 def extremes(channels: int, kernel: int) -> tuple[Plan, np.ndarray]:
@@ -59,7 +53,7 @@ def extremes(channels: int, kernel: int) -> tuple[Plan, np.ndarray]:
 @pytest.mark.parametrize("name", TARGETS)
 def test_extreme_bytes_equal_the_reference(name: str, channels: int, kernel: int) -> None:
     """Runs of one to 48 words: every size of chunk, and rows of the kernel in one piece or not."""
-    skip_unless_runnable(name)
+    skip_unless_runnable(find(name))
     plan, x = extremes(channels, kernel)
     check_equal(plan, compile_plan(plan, find(name)).load(), x)
 
@@ -68,7 +62,7 @@ def test_extreme_bytes_equal_the_reference(name: str, channels: int, kernel: int
 @pytest.mark.parametrize("name", TARGETS)
 def test_every_tile_equals_the_reference(name: str, shape: tuple[int, int]) -> None:
     """Odd numbers of pixels, more accumulators than registers, and tiles that overlap at the end of a row."""
-    skip_unless_runnable(name)
+    skip_unless_runnable(find(name))
     rng = np.random.default_rng(shape)
     builder = PlanBuilder(rng, (24, 5, 7))
     codes = builder.quantized_input(random_quantizer(rng, 2, integer=True))

@@ -6,7 +6,7 @@ import re
 
 import numpy as np
 import pytest
-from compiling import X86, Compiled, check_equal, compile_plan, unavailable
+from compiling import X86, Compiled, check_equal, compile_plan, skip_unless_runnable
 from plans import (
     PlanBuilder,
     random_affine,
@@ -66,8 +66,7 @@ EMULATED = [("arm-neon", groups) for groups in ((40, 1, 1), (40, 1, 3), (2, 33, 
 )
 def test_every_family_equals_the_reference(name: str, groups: tuple[int, int, int]) -> None:
     target = find(name)
-    if unavailable(target):
-        pytest.skip(f"this machine lacks {', '.join(unavailable(target))}, which {name} needs")
+    skip_unless_runnable(target)
     rng = np.random.default_rng([len(name), *groups])
     plan, families = every_family(rng, groups, name)
     compiled = compile_plan(plan, target, families)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from compiling import check_equal, compile_plan, unavailable
+from compiling import check_equal, compile_plan, skip_unless_runnable
 from plans import PlanBuilder, random_int8, random_low_bit, random_quantizer, random_uniform
 
 from lqcompile.graph.plan import AddValue, Concat, Geometry, Plan, Value
@@ -50,8 +50,7 @@ def join(builder: PlanBuilder, sources: list[Value]) -> Value:
 @pytest.mark.parametrize("name", TARGETS)
 def test_joined_codes_equal_the_reference(name: str) -> None:
     target = find(name)
-    if lacks := unavailable(target):
-        pytest.skip(f"this machine lacks {', '.join(lacks)}, which {name} needs")
+    skip_unless_runnable(target)
     rng = np.random.default_rng(TARGETS.index(name))
     plan, families = joined_codes(rng)
     x = rng.normal(size=(2, *plan.inputs[0].shape)).astype(np.float32)
@@ -62,8 +61,7 @@ def test_joined_codes_equal_the_reference(name: str) -> None:
 def test_parts_of_a_sum_equal_the_reference(name: str) -> None:
     """The first part of a sum is added to by the next, whose outputs are codes of the whole."""
     target = find(name)
-    if lacks := unavailable(target):
-        pytest.skip(f"this machine lacks {', '.join(lacks)}, which {name} needs")
+    skip_unless_runnable(target)
     rng = np.random.default_rng(TARGETS.index(name))
     builder = PlanBuilder(rng, (7, 6, 6))
     first = builder.quantized_input(random_quantizer(rng, 2, offset=True))

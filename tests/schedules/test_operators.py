@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from compiling import KERNELS, check_equal, compile_plan, unavailable
+from compiling import KERNELS, check_equal, compile_plan, skip_unless_runnable
 from plans import (
     PlanBuilder,
     random_affine,
@@ -206,12 +206,6 @@ def activations(rng: np.random.Generator) -> tuple[Plan, np.ndarray]:
             Copy(), (stream,), (9, 10, 10), (leaky, MultiplyValue(name=gate.name)), ((uniform, True, (swish,)),)
         )
     return builder.finish(*ends), builder.held["x"]
-
-
-def skip_unless_runnable(target: Target) -> None:
-    lacks = unavailable(target)
-    if lacks:
-        pytest.skip(f"this machine lacks {', '.join(lacks)}, which {target.name} needs")
 
 
 @pytest.mark.parametrize("channels", GROUPS)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from compiling import Compiled, check_equal, compile_plan, missing, unavailable
+from compiling import Compiled, check_equal, compile_plan, missing, skip_unless_runnable
 from lqcompile.schedules.packed import Packed
 from lqcompile.schedules.x86_bytes import DotBytes
 from lqcompile.schedules.x86_winograd import WinogradBytes, WinogradVnni
@@ -82,12 +82,6 @@ def test_the_proof_knows_the_largest_sums(weights: tuple[int, ...], codes: tuple
     assert run in (0, 6) or any(n * exact > 32767 for n in range(run + 1, 7) if 6 % n == 0)
 
 
-def skip_unless_runs(target: str) -> None:
-    """Skips the test where nothing runs code for a target."""
-    if lacking := unavailable(find(target)):
-        pytest.skip(f"this machine lacks {', '.join(lacking)}, which {target} needs")
-
-
 def compiled_tiles(seed: int, target: str, size: tuple[int, ...] = ()) -> tuple[Compiled, np.ndarray]:
     """Layers on transformed tiles of an image of any size or the one given, and an input of two images.
 
@@ -117,7 +111,7 @@ def compiled_tiles(seed: int, target: str, size: tuple[int, ...] = ()) -> tuple[
 @pytest.mark.parametrize("target", LOOPS)
 @pytest.mark.parametrize("seed", range(3))
 def test_tiles_equal_the_reference(seed: int, target: str) -> None:
-    skip_unless_runs(target)
+    skip_unless_runnable(find(target))
     compiled, x = compiled_tiles(seed, target)
     check_equal(compiled.plan, compiled.load(), x)
 
@@ -126,7 +120,7 @@ def test_tiles_equal_the_reference(seed: int, target: str) -> None:
 @pytest.mark.parametrize("sign", [1, -1])
 def test_the_largest_sums_do_not_saturate(sign: int, target: str) -> None:
     """Weights at their largest, so that only three words may be summed, and codes that are 0 or the largest."""
-    skip_unless_runs(target)
+    skip_unless_runnable(find(target))
     rng = np.random.default_rng(sign + 1)
     builder = PlanBuilder(rng, (36, 8, 8))
     quantizer = replace(integer_codes(rng, (1, 2, 4)), thresholds=np.zeros(7, np.float32))
@@ -201,7 +195,7 @@ def test_the_proof_knows_the_largest_bytes(weights: tuple[int, ...], codes: tupl
 @pytest.mark.parametrize("seed", range(2))
 def test_float_tiles_are_close_to_the_reference(seed: int, target: str) -> None:
     """Weight-only layers: odd sizes, more channels than a word and fewer, offsets, pooling, all weight bits."""
-    skip_unless_runs(target)
+    skip_unless_runnable(find(target))
     rng = np.random.default_rng([8, seed])
     channels, outputs = ((37, 20), (96, 41))[seed]
     height, width = (int(size) for size in rng.integers(2, 24, 2))
