@@ -38,9 +38,14 @@ def innermost_loops(lines: Sequence[str]) -> list[list[str]]:
     ]
 
 
+def all_in(family: str, plan: Plan) -> dict[str, str]:
+    """A kernel family for every contraction of a plan."""
+    return {region.name: family for region in plan.regions[1:]}
+
+
 def layer_code(plan: Plan, target: Target, family: str) -> list[list[str]]:
     """Lines of the functions of a plan's layer, everything in one kernel family."""
-    program = lower(plan, target, families={region.name: family for region in plan.regions[1:]})
+    program = lower(plan, target, families=all_in(family, plan))
     _, driver = lower_program(program)
     text: str = compile_driver(driver, target).mod.inspect_source("asm")
     return [lines for name, lines in functions(text).items() if LAYER in name and "sums" not in name]
@@ -65,7 +70,7 @@ def loop_cycles(tool: str, core: str, code: Sequence[Sequence[str]]) -> tuple[fl
 def tile_cycles(tool: str, target: Target, core: str, shape: Shape) -> float:
     """Cycles of a W2A2 layer on transformed tiles."""
     plan = layer_plan(shape, (2, 2))
-    layer = contraction_layers(plan, target)[LAYER]
+    layer = contraction_layers(plan, target, all_in("dot8", plan))[LAYER]
     lowering = _Lowering(layer, target, x86, LAYER)
     epilogue, _ = lowering._epilogue()
     problem = Problem(shape=lowering.shape, tile=lowering._best_tile(), rule=lowering.rule, epilogue=epilogue)

@@ -77,9 +77,9 @@ def lower(
     return _Lower(plan, target, dict(families or {}), dict(choices or {})).program()
 
 
-def contraction_layers(plan: Plan, target: Target) -> dict[str, Layer]:
-    """The contractions of a plan by region name, with formats and families as the cost table chooses them."""
-    lowered = _Lower(plan, target, {}, {})
+def contraction_layers(plan: Plan, target: Target, families: Mapping[str, str] | None = None) -> dict[str, Layer]:
+    """The contractions of a plan by region name, with formats and families as given or as the cost table chooses."""
+    lowered = _Lower(plan, target, dict(families or {}), {})
     lowered.program()
     return lowered.layers
 
